@@ -1,0 +1,98 @@
+"""The base of every job's config: one pydantic model per job, beside its step.
+
+`identity()` is the part of a config that affects the result, and so enters the artefact's key; fields made by `plain`
+(batch sizes, worker counts, progress) stay outside it, and fields marked `Ref` enter through the digest of the artefact
+that they name. `validated` turns pydantic's errors into our one-line ConfigError.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retort.errors import ConfigError
+from retort.resources import Resources
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Marks a field that names an artefact of this kind: `corpus: Annotated[str, Ref("corpus")]`."""
+
+    kind: str
+
+
+def plain(default: Any = ..., **field: Any) -> Any:
+    """A pydantic Field whose value does not affect the result."""
+    extra = dict(field.pop("json_schema_extra", None) or {})
+    return Field(default, json_schema_extra={**extra, "identity": False}, **field)
+
+
+class JobConfig(BaseModel):
+    """Fields that every job has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str | None = plain(
+        None,
+        description="Where artefacts live: a local path, s3:// or gs:// URI. Default: $RETORT_STORE, else .retort.",
+    )
+    name: str | None = plain(None, description="Name of the artefact made. Default: named after its inputs.")
+    seed: int = Field(13, ge=0, description="Seed of every random choice.")
+    resources: Resources = plain(default_factory=Resources, description="Workers, CPUs, GPUs and threads.")
+
+    @classmethod
+    def references(cls) -> dict[str, Ref]:
+        """Fields that name artefacts, with their kind."""
+        return {
+            name: marker
+            for name, field in cls.model_fields.items()
+            for marker in field.metadata
+            if isinstance(marker, Ref)
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """The result-affecting part of this config, as JSON-ready values."""
+        outside = set(self.references())
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("identity") is False:
+                outside.add(name)
+        return self.model_dump(mode="json", exclude=outside)
+
+    @classmethod
+    def validated(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
+        """Build the config, or raise ConfigError naming field, value and what was expected."""
+        return validated(cls, values, where)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """`model(**values)` with pydantic's errors told in one line each."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe_validation(error, model)}") from None
+
+
+def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence per wrong field: its path, the value given and what was expected."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(whole)"
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=1)
+            hint = (
+                f" Did you mean {close[0]!r}?" if close else f" Known fields: {', '.join(sorted(model.model_fields))}."
+            )
+            sentences.append(f"unknown field {path!r}.{hint}")
+        elif item["type"] == "missing":
+            sentences.append(f"field {path!r} is missing.")
+        else:
+            sentences.append(f"field {path!r} is {item['input']!r}: {item['msg']}.")
+    return " ".join(sentences)

@@ -1,0 +1,93 @@
+"""CPUs, GPUs, workers and threads: the one model that every stage's config uses.
+
+Nothing here reads the machine at import; `Resources.resolve` does, when a step starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Concrete numbers for one stage on this machine or cluster."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    threads: int
+
+
+class Resources(BaseModel):
+    """How many workers a stage uses and what each of them gets. Unset fields follow the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int = Field(1, ge=1, description="Number of worker processes (Ray actors or Ray Train workers).")
+    cpus_per_worker: float | None = Field(
+        None, gt=0, description="CPUs that Ray reserves for each worker; may be a fraction. Default: half a CPU."
+    )
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="GPUs for each worker; may be a fraction. Default: one where there are any, else none."
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads of torch and FAISS in each worker. Default: the machine's cores over the workers.",
+    )
+
+    def resolve(self) -> Allotment:
+        """Fill what is unset from the machine this runs on."""
+        gpus = self.gpus_per_worker
+        if gpus is None:
+            gpus = 1.0 if gpu_count() > 0 else 0.0
+        # Half a CPU: a pool that reserves every CPU leaves none for Ray Data's read tasks and waits for ever.
+        return Allotment(
+            workers=self.workers,
+            cpus_per_worker=self.cpus_per_worker or 0.5,
+            gpus_per_worker=gpus,
+            threads=self.threads or max(1, available_cores() // self.workers),
+        )
+
+
+def available_cores() -> int:
+    """Cores this process may run on (respects affinity masks and therefore most containers)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_count() -> int:
+    """CUDA devices visible to this process."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gentle_threads() -> None:
+    """Let waiting OpenMP threads sleep instead of spin; call it before torch is imported, and before Ray starts workers.
+
+    Ray's own processes share the cores: threads that spin at each barrier then wait for one that is not running, and a
+    training step takes two to three times as long.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def limit_threads(threads: int) -> None:
+    """Set the thread counts of torch, FAISS and the tokenizers of this process, explicitly and in one place.
+
+    Ray sets `OMP_NUM_THREADS=1` for workers with fractional CPUs, which would leave cores idle.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    # Only where it is loaded already: indexing/faiss_library.py is the one place that imports it.
+    faiss: Any = sys.modules.get("faiss")
+    if faiss is not None:
+        faiss.omp_set_num_threads(threads)

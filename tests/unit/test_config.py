@@ -1,0 +1,29 @@
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from retort.config import JobConfig, Ref, plain
+from retort.errors import ConfigError
+
+
+class Sample(JobConfig):
+    corpus: Annotated[str, Ref("corpus")]
+    top_k: int = Field(8, ge=1, description="k")
+    batch: int = plain(32, description="b")
+
+
+def test_identity_holds_only_what_affects_the_result():
+    assert Sample(corpus="a", batch=1, store="x", name="y").identity() == {"seed": 13, "top_k": 8}
+
+
+def test_unknown_field_is_named_with_a_suggestion():
+    with pytest.raises(ConfigError, match=r"my\.yaml: unknown field 'topk'\. Did you mean 'top_k'"):
+        Sample.validated({"corpus": "a", "topk": 3}, "my.yaml")
+
+
+def test_wrong_value_names_field_value_and_expectation():
+    with pytest.raises(ConfigError, match=r"field 'top_k' is 0: Input should be greater than or equal to 1"):
+        Sample.validated({"corpus": "a", "top_k": 0})
+    with pytest.raises(ConfigError, match="field 'corpus' is missing"):
+        Sample.validated({})
