@@ -1,0 +1,33 @@
+"""From token states to one vector per text. Letters: b texts, t tokens, d dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["POOLINGS", "cls", "mean", "pool"]
+
+
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens, special ones included; states [b, t, d], mask [b, t] -> [b, d] float32."""
+    weights = mask.to(torch.float32).unsqueeze(-1)  # [b, t, 1]
+    # float32: a bfloat16 sum over 256 tokens loses the last of its eight bits.
+    total = (states.float() * weights).sum(dim=1)  # [b, d]
+    return total / weights.sum(dim=1).clamp(min=1e-9)  # [b, d]
+
+
+def cls(states: Tensor, mask: Tensor) -> Tensor:
+    """The first real token's state; states [b, t, d], mask [b, t] -> [b, d] float32. Padding may be on either side."""
+    first = mask.to(torch.int64).argmax(dim=1)  # [b]
+    return states[torch.arange(len(states), device=states.device), first].float()  # [b, d]
+
+
+POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "cls": cls}
+
+
+def pool(states: Tensor, mask: Tensor, pooling: str, normalise: bool) -> Tensor:
+    """Pool by name; with `normalise` the vectors have length 1. states [b, t, d], mask [b, t] -> [b, d] float32."""
+    vectors = POOLINGS[pooling](states, mask)  # [b, d]
+    return torch.nn.functional.normalize(vectors, dim=-1) if normalise else vectors
