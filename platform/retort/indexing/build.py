@@ -1,0 +1,163 @@
+"""The step `index`: embeddings become FAISS shards.
+
+    index(config) -> index     shard-NNNNN.faiss, ids-NNNNN.parquet, index.json
+
+One quantiser is trained on a sample where the kind needs one; shards are built in parallel from it, each checked after
+writing. index.json says what the shards are and how they are searched; `search.py` reads it. Same inputs, same bytes on a CPU:
+every shard is built with a fixed number of threads, which is part of the key.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+from pydantic import Field
+
+from retort.config import JobConfig, Ref
+from retort.errors import CorruptError, InputError
+from retort.indexing.kinds import IndexPlan, plan_index
+from retort.indexing.shards import TRAINING_SCRATCH, ids_name, shard_name, shard_rows
+from retort.indexing.vectors import EmbeddingFacts, facts, part_rows
+from retort.progress import QUIET, Progress
+from retort.store import Artefact, Draft, inherited, open_store
+
+__all__ = ["IndexConfig", "index"]
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+
+
+class IndexConfig(JobConfig):
+    """Which index is built."""
+
+    embeddings: Annotated[str, Ref("embeddings")] = Field(description="Embeddings artefact to index.")
+    kind: str = Field(
+        "auto",
+        min_length=1,
+        description="auto (by size), flat, hnsw, ivf-flat, ivf-sq8, ivf-rabitq, or a FAISS factory string.",
+    )
+    shards: int = Field(2, ge=1, le=10_000, description="Number of shards; each is built and searched on its own.")
+    threads: int = Field(
+        1,
+        ge=1,
+        description="FAISS threads that build each shard. With more than one, a graph (hnsw) differs from run to run.",
+    )
+    memory_gib: float = Field(
+        8.0, gt=0, description="Memory that the loaded index may take, in GiB; kind auto keeps to it."
+    )
+    training_sample: int = Field(
+        100_000,
+        ge=1,
+        description="Vectors that the quantiser is trained on, for kinds that have one; all if there are fewer.",
+    )
+
+
+def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
+    """Build the index; return its artefact.
+
+    Raises:
+        NotFoundError: no such embeddings.
+        InputError: more shards than passages, a kind that FAISS rejects, duplicate ids, vectors of another dimension, zero or
+        not finite.
+        CorruptError: a shard as written does not find its own vectors, or the embeddings are not what their manifest says.
+    """
+    store = open_store(config.store)
+    embeddings = store.get(config.embeddings, "embeddings")
+    known = facts(embeddings)
+    if config.shards > known.count:
+        raise InputError(
+            f"shards is {config.shards}, and {embeddings} has {known.count} passages. Ask for {known.count} shards at most."
+        )
+    plan = plan_index(config.kind, known.count, known.dimension, config.memory_gib * (1 << 30))
+    draft = store.draft(
+        "index",
+        config.name or embeddings.name,
+        step="index",
+        inputs={"embeddings": embeddings},
+        config=config.identity(),
+    )
+    done = draft.published
+    if done is not None:
+        progress.say(f"Index {done.name} is already made.")
+        return done
+    progress.say(f"Index kind {plan.factory}: {plan.why}.")
+    with draft:
+        return draft.published or _build(config, draft, embeddings, known, plan, progress)
+
+
+def _build(
+    config: IndexConfig, draft: Draft, embeddings: Artefact, known: EmbeddingFacts, plan: IndexPlan, progress: Progress
+) -> Artefact:
+    from retort.indexing.stages import build_shards, train_quantiser  # Ray: only where work is done
+
+    parts = part_rows(embeddings)
+    if sum(rows for _, rows in parts) != known.count:
+        raise CorruptError(
+            f"{embeddings} has {sum(rows for _, rows in parts)} rows, its manifest says {known.count}. Embed again."
+        )
+    _check_ids(embeddings)
+    cut = shard_rows(parts, config.shards)
+    missing = [
+        shard for shard in cut if not (draft.has(shard_name(shard.number)) and draft.has(ids_name(shard.number)))
+    ]
+    if len(missing) < len(cut):
+        progress.say(f"Going on: {len(cut) - len(missing)} of {len(cut)} shards are built already.")
+    common: dict[str, Any] = {
+        "draft": draft,
+        "embeddings": embeddings,
+        "facts": known,
+        "plan": plan,
+        "threads": config.threads,
+    }
+    trained = None
+    if plan.trained and missing:
+        earlier = [path for path in draft.files() if path.startswith(TRAINING_SCRATCH)]
+        trained = earlier[0] if earlier else train_quantiser(config, common, parts, progress)
+    stats = build_shards(config, common, missing, trained, progress)
+
+    description = {
+        "layout": LAYOUT,
+        "factory": plan.factory,
+        "exact": plan.exact,
+        "metric": "inner_product",
+        "similarity": known.similarity,
+        "dimension": known.dimension,
+        "count": known.count,
+        "passage_space": known.passage_space,
+        "search": plan.search,
+        "shards": [
+            {
+                "file": shard_name(shard.number),
+                "ids": ids_name(shard.number),
+                "first_row": shard.first_row,
+                "count": shard.count,
+            }
+            for shard in cut
+        ],
+    }
+    draft.write_json("index.json", description)
+    metrics = {
+        "kind": plan.factory,
+        "why": plan.why,
+        **{name: description[name] for name in ("count", "dimension", "similarity", "passage_space", "search")},
+        "shards": len(cut),
+        "reproducible": config.threads == 1 or "HNSW" not in plan.factory,
+        "own_vectors_found": min((entry["found"] for entry in stats), default=None),
+        "build_worker_s": round(sum(entry["seconds"] for entry in stats), 2),
+    }
+    return draft.publish(rows=known.count, metrics=metrics, **inherited([embeddings]))
+
+
+def _check_ids(embeddings: Artefact) -> None:
+    """InputError naming the first duplicate passage id."""
+    ids = embeddings.table(columns=["passage_id"]).column("passage_id")
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counted = pc.value_counts(ids)
+    twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    raise InputError(
+        f"{embeddings} has {len(twice)} passage ids more than once, such as {twice[0].as_py()!r}. Ids must be unique: mend the corpus and embed again."
+    )

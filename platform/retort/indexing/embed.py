@@ -1,0 +1,101 @@
+"""The step `embed`: every passage of a corpus becomes a vector.
+
+    embed(config) -> embeddings     one part per part of the corpus, same name, rows in the same order
+
+The work is cut by part: a killed run goes on with the parts that are missing. Done by `embedder.py`, run by `stages.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from retort.config import JobConfig, Ref, plain
+from retort.errors import InputError, ModelError
+from retort.models.dual_encoder import DualEncoder
+from retort.models.imports import encoder_artefact
+from retort.progress import QUIET, Progress
+from retort.store import Artefact, Draft, inherited, open_store
+
+__all__ = ["EmbedConfig", "embed"]
+
+log = logging.getLogger(__name__)
+
+
+class EmbedConfig(JobConfig):
+    """What is embedded, and by which encoder."""
+
+    corpus: Annotated[str, Ref("corpus")] = Field(description="Corpus artefact whose passages are embedded.")
+    encoder: Annotated[str, Ref("encoder")] = Field(
+        "minilm", description="Encoder artefact, a folder, a Hugging Face id, or 'minilm' from the package index."
+    )
+    precision: str = Field(
+        "auto", pattern="^(auto|fp32|bf16)$", description="Arithmetic of the forward pass; auto: measured."
+    )
+    token_budget: int | None = plain(
+        None, ge=64, description="Tokens of one forward pass, padding included. Default: what suits the device."
+    )
+
+
+def embed(config: EmbedConfig, progress: Progress = QUIET) -> Artefact:
+    """Embed all passages; return the embeddings artefact.
+
+    Raises:
+        NotFoundError: corpus or encoder is not there.
+        ModelError: the encoder cannot be loaded, or is a query encoder over another encoder's passages.
+        InputError: a passage cannot be encoded, or its vector is zero or not finite; names the passage.
+    """
+    store = open_store(config.store)
+    corpus = store.get(config.corpus, "corpus")
+    encoder = encoder_artefact(config.encoder, store)
+    inputs = {"corpus": corpus, "encoder": encoder}
+    name = config.name or f"{corpus.name}-{encoder.name}"[:100]
+    draft = store.draft("embeddings", name, step="embed", inputs=inputs, config=config.identity())
+    done = draft.published
+    if done is not None:
+        progress.say(f"Embeddings {done.name} are already made.")
+        return done
+    known = _passage_encoder_facts(encoder)
+    with draft:
+        return draft.published or _embed(config, draft, inputs, known, progress)
+
+
+def _passage_encoder_facts(encoder: Artefact) -> dict[str, Any]:
+    """Load the encoder once here, so that one that cannot embed passages is refused before any worker starts."""
+    loaded = DualEncoder.load(encoder.local(), device="cpu", precision="fp32")
+    if loaded.passage_space != loaded.own_space():
+        raise ModelError(
+            f"{encoder} is a query encoder: its queries search the passages of encoder space {loaded.passage_space[:12]}, and it must not "
+            "embed passages itself. Embed with the passage encoder that it was tuned from."
+        )
+    return {
+        "passage_space": loaded.passage_space,
+        "dimension": loaded.dimension,
+        "similarity": "cosine" if loaded.normalise else "inner_product",
+    }
+
+
+def _embed(
+    config: EmbedConfig, draft: Draft, inputs: dict[str, Artefact], known: dict[str, Any], progress: Progress
+) -> Artefact:
+    """Embed the parts that are missing, and publish."""
+    from retort.indexing.stages import embed_parts  # Ray: only where work is done, so that --help stays quick
+
+    corpus = inputs["corpus"]
+    parts = corpus.parts()
+    missing = [part for part in parts if not draft.has(part)]
+    if len(missing) < len(parts):
+        progress.say(f"Going on: {len(parts) - len(missing)} of {len(parts)} parts are embedded already.")
+    stats = embed_parts(config, draft, inputs, missing, progress)
+    seconds = sum(entry["seconds"] for entry in stats)
+    count = sum(draft.read_table(part, columns=["passage_id"]).num_rows for part in parts)
+    if count == 0:
+        raise InputError(f"{corpus} has no passages, so there is nothing to embed.")
+    metrics = {
+        **known,
+        "count": count,
+        "passages_per_worker_s": round(sum(entry["passages"] for entry in stats) / seconds, 1) if seconds else None,
+    }
+    return draft.publish(rows=count, metrics=metrics, **inherited(inputs.values()))

@@ -1,0 +1,181 @@
+"""One shard, opened: its checksum holds, its file is mapped, its scores do not depend on how the query came.
+
+FAISS's file reader trusts its input, so a file is read only after its checksum was found right, once per machine and
+version of the file. Every kind but fast-scan is then mapped: replicas on one machine share its pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.errors import CorruptError, NotFoundError
+from retort.indexing.brute import best_rows
+from retort.indexing.faiss_library import faiss
+from retort.indexing.kinds import faiss_reason
+from retort.indexing.merge import Hits
+from retort.store import Artefact, cache_root
+from retort.store.files import storage_errors
+
+__all__ = ["Shard", "exact_scores", "open_faiss_file", "verified"]
+
+log = logging.getLogger(__name__)
+
+MARGIN = 8
+"""Candidates beyond k that are looked at, so that rounding cannot push a passage over the edge."""
+ROUNDING = 4e-6
+"""Largest relative error of a float32 inner product, whatever order it is summed in."""
+MATRIX_QUERIES = 8
+"""From so many queries at once a matrix product pays."""
+BLOCK_ROWS = 8192
+
+
+def verified(artefact: Artefact, path: str) -> Path:
+    """The local file, whose checksum was found right now, or earlier on this machine and it was not touched since.
+
+    Raises CorruptError naming the file if it differs or is missing.
+    """
+    expected = next((item.sha256 for item in artefact.manifest.files if item.path == path), None)
+    if expected is None:
+        raise CorruptError(f"{artefact}: its manifest lists no file {path}. Make the index again: retort index.")
+    try:
+        local = artefact.local(path)
+        status = local.stat()
+    except (NotFoundError, FileNotFoundError):
+        raise CorruptError(
+            f"{artefact}: file {path} is missing from {artefact.uri}. Restore it, or delete that folder and index again."
+        ) from None
+    seen = [expected, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    marker = cache_root() / "verified" / f"{hashlib.sha256(str(local).encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError):
+        if json.loads(marker.read_text()) == seen:
+            return local
+    with storage_errors(f"read {local}"), local.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != expected:
+        raise CorruptError(
+            f"{artefact}: file {path} has checksum {found[:12]}, its manifest says {expected[:12]}. "
+            f"Restore {local}, or delete {artefact.uri} and index again."
+        )
+    with suppress(OSError):  # a read-only cache: hashed anew by each process
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        temporary = marker.with_name(f"{marker.stem}.{uuid.uuid4().hex[:8]}.part")
+        temporary.write_text(json.dumps(seen))
+        temporary.replace(marker)
+    return local
+
+
+def open_faiss_file(path: Path, what: str) -> Any:
+    """Read a FAISS file, mapped where its kind allows. CorruptError if FAISS cannot read it."""
+    try:
+        # Not downcast: read_index does that, and a second one would be a view of an object nobody holds.
+        return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise CorruptError(f"{what}: FAISS {faiss.__version__} cannot read {path}: {faiss_reason(error)}.") from None
+
+
+class Shard:
+    """An open shard; `search` gives rows of the whole index."""
+
+    def __init__(
+        self,
+        path: Path,
+        what: str,
+        *,
+        first_row: int,
+        count: int,
+        dimension: int,
+        exact: bool,
+        settings: Mapping[str, int],
+    ) -> None:
+        """Map the (verified) file; CorruptError if it holds something else than index.json says."""
+        self._index = open_faiss_file(path, what)
+        if (self._index.ntotal, self._index.d) != (count, dimension):
+            raise CorruptError(
+                f"{what} holds {self._index.ntotal} vectors of {self._index.d} dimensions; index.json says {count} of {dimension}."
+            )
+        for name, value in settings.items():
+            faiss.ParameterSpace().set_index_parameter(self._index, name, value)
+        self.first_row, self.count, self._exact = first_row, count, exact
+        self.size_bytes = path.stat().st_size
+        self.mapped = "FastScan" not in type(self._index).__name__
+        self._bytes = _stored_vectors(self._index)  # None where the kind keeps only codes
+
+    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
+        """The k best rows, more where they may tie, unsorted; the calling thread's FAISS thread count is used."""
+        wanted = min(k + MARGIN, self.count)
+        hits, reach = self._candidates(vectors, wanted)
+        # Only exact kinds promise that nothing better was missed, so only they look at how far ties reach.
+        open_ = np.flatnonzero(reach >= _kth(hits.scores, k)) if self._exact else np.zeros(0, dtype=np.int64)
+        while len(open_) and wanted < self.count:
+            wanted = min(4 * wanted, self.count)
+            deeper, reach = self._candidates(vectors[open_], wanted)
+            hits = _widened(hits, wanted)
+            hits.scores[open_], hits.rows[open_] = deeper.scores, deeper.rows
+            open_ = open_[reach >= _kth(deeper.scores, k)]
+        return hits
+
+    def _candidates(self, vectors: NDArray[np.float32], wanted: int) -> tuple[Hits, NDArray[np.float32]]:
+        """FAISS's `wanted` best rows, and per query the highest score that a passage not among them may have."""
+        if self._exact and self._bytes is not None and len(vectors) >= MATRIX_QUERIES:
+            scores, rows = best_rows(vectors, _aligned_blocks(self._bytes), wanted)
+        else:
+            scores, rows = self._index.search(vectors, wanted)
+        reach = np.full(len(vectors), -np.inf, dtype=np.float32)
+        if self._bytes is not None:
+            for query, vector in enumerate(vectors):
+                found = rows[query] >= 0
+                stored = self._bytes[rows[query, found]].view(np.float32)  # [found, dim], copied and so aligned
+                scores[query, found] = exact_scores(stored, vector)
+                if wanted < self.count and found.any():
+                    longest = np.sqrt(np.einsum("nd,nd->n", stored, stored).max() * np.dot(vector, vector))
+                    reach[query] = scores[query, found].min() + ROUNDING * longest
+        return Hits(
+            np.where(rows < 0, -np.inf, scores).astype(np.float32), np.where(rows < 0, -1, rows + self.first_row)
+        ), reach
+
+
+def exact_scores(stored: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products [n] of stored vectors [n, dim] with one query [dim], each summed in one fixed order.
+
+    FAISS scores many queries at once by a matrix product, whose last bits depend on the batch. Equal passages would then
+    change places between a batch job and a live query, and between one shard and two.
+    """
+    scores: NDArray[np.float32] = np.einsum("nd,d->n", stored, vector)
+    return scores
+
+
+def _kth(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """The k-th best score of each query, -inf where there are fewer."""
+    if scores.shape[1] < k:
+        return np.full(len(scores), -np.inf, dtype=np.float32)
+    return np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k]
+
+
+def _widened(hits: Hits, width: int) -> Hits:
+    extra = ((0, 0), (0, width - hits.scores.shape[1]))
+    return Hits(np.pad(hits.scores, extra, constant_values=-np.inf), np.pad(hits.rows, extra, constant_values=-1))
+
+
+def _stored_vectors(index: Any) -> NDArray[np.uint8] | None:
+    """The float32 vectors inside a flat or HNSW-flat index as bytes [count, 4 dim], not copied (a mapped file may not be aligned)."""
+    storage = faiss.downcast_index(index.storage) if hasattr(index, "storage") else index
+    if not isinstance(storage, faiss.IndexFlat) or not storage.ntotal:
+        return None
+    flat: NDArray[np.uint8] = faiss.rev_swig_ptr(storage.codes.data(), storage.ntotal * storage.d * 4)
+    return flat.reshape(storage.ntotal, storage.d * 4)
+
+
+def _aligned_blocks(stored: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    for start in range(0, len(stored), BLOCK_ROWS):
+        yield start, stored[start : start + BLOCK_ROWS].copy().view(np.float32)

@@ -1,0 +1,199 @@
+"""ShardedIndex: all shards of an index artefact searched as one.
+
+    index = ShardedIndex.open(artefact, threads=1)
+    hits = index.search(vectors, k)             scores [n, k], rows [n, k]
+    index.passage_ids(hits.rows[0])             the user's ids; texts come from corpus/lookup.py
+
+Row i is passage i of the corpus that was embedded, in its order.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from retort.errors import CorruptError, IncompatibleError, InputError
+from retort.indexing.faiss_library import faiss
+from retort.indexing.merge import Hits, merge_shards
+from retort.indexing.opening import Shard, verified
+from retort.indexing.vectors import Similarity
+from retort.store import Artefact, cache_root
+from retort.store.files import storage_errors
+
+__all__ = ["Hits", "PassageIds", "ShardedIndex", "checked_queries"]
+
+
+class PassageIds:
+    """Passage ids by row, memory-mapped: shared between processes, nothing held per id."""
+
+    def __init__(self, path: Path) -> None:
+        """Map an Arrow file made by `write`."""
+        self._column: pa.ChunkedArray = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("passage_id")
+
+    @classmethod
+    def open(cls, name: str, tables: Sequence[Callable[[], pa.Table]], count: int, what: str) -> Self:
+        """Map the ids called `name` in the node cache, made there if absent from `tables` (each read in turn, with a column passage_id).
+
+        Raises CorruptError if they are not `count`.
+        """
+        target = cache_root() / "ids" / f"{name}.arrow"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f"{target.stem}.{uuid.uuid4().hex[:8]}.part")
+            schema = pa.schema([pa.field("passage_id", pa.large_string())])
+            try:
+                with storage_errors(f"write passage ids to the node cache {target.parent}"):
+                    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                        for read in tables:
+                            writer.write_table(read().select(["passage_id"]).cast(schema))
+                    temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        ids = cls(target)
+        if len(ids) != count:
+            target.unlink(missing_ok=True)
+            raise CorruptError(f"{what} has {len(ids)} passage ids for {count} vectors. Make it again.")
+        return ids
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def at(self, rows: NDArray[np.int64]) -> list[str]:
+        """The ids of these rows."""
+        found: list[str] = self._column.take(pa.array(rows)).to_pylist()
+        return found
+
+
+def checked_queries(vectors: NDArray[np.float32], k: int, dimension: int, what: str) -> NDArray[np.float32]:
+    """Query vectors as contiguous float32 [n, dimension].
+
+    Raises IncompatibleError for another dimension, InputError for NaN or infinity or k < 1.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; expected at least 1.")
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise IncompatibleError(
+            f"Query vectors of shape {list(vectors.shape)} do not fit {what}, whose vectors have {dimension} dimensions. "
+            "Use a query encoder of the same passage space."
+        )
+    queries = np.ascontiguousarray(vectors, dtype=np.float32)
+    if not np.isfinite(queries).all():
+        row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
+        raise InputError(f"Query vector {row} holds NaN or infinity. Look at the query encoder that made it.")
+    return queries
+
+
+class ShardedIndex:
+    """An opened index; safe to search from several threads."""
+
+    def __init__(
+        self, artefact: Artefact, description: dict[str, Any], shards: list[Shard], ids: PassageIds, threads: int
+    ) -> None:
+        """Take opened shards; use `open`."""
+        self._artefact, self._shards, self._ids, self._threads = artefact, shards, ids, threads
+        self.description = description
+        self.dimension = int(description["dimension"])
+        self.similarity: Similarity = description["similarity"]
+        self.passage_space = str(description["passage_space"])
+        self.exact = bool(description["exact"])
+        pooled = threads > 1 and len(shards) > 1
+        self._pool = (
+            ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="retort-shard") if pooled else None
+        )
+
+    @classmethod
+    def open(cls, artefact: Artefact, threads: int = 1) -> Self:
+        """Verify every file (once per machine), map the shards.
+
+        Args:
+            artefact: of kind index.
+            threads: FAISS threads of each search.
+
+        Raises:
+            InputError: another kind of artefact. CorruptError: a shard is missing, or its bytes are not those published;
+            names the shard.
+        """
+        if artefact.kind != "index":
+            raise InputError(
+                f"{artefact} is of kind {artefact.kind}; an index is needed here (retort index makes one)."
+            )
+        verified(artefact, "index.json")
+        description = artefact.json("index.json")
+        shards, tables = [], []
+        for entry in description["shards"]:
+            path = verified(artefact, entry["file"])
+            shards.append(
+                Shard(
+                    path,
+                    f"{artefact}, {entry['file']}",
+                    first_row=entry["first_row"],
+                    count=entry["count"],
+                    dimension=description["dimension"],
+                    exact=description["exact"],
+                    settings=description["search"],
+                )
+            )
+            tables.append(_ids_reader(artefact, entry["ids"]))
+        ids = PassageIds.open(artefact.digest, tables, description["count"], str(artefact))
+        return cls(artefact, description, shards, ids, threads)
+
+    def __len__(self) -> int:
+        return int(self.description["count"])
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of all its files on disk."""
+        return self._artefact.size_bytes
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of shards that processes on one machine share."""
+        return sum(shard.size_bytes for shard in self._shards if shard.mapped)
+
+    @property
+    def private_bytes(self) -> int:
+        """Bytes of shards that each process holds for itself, because FAISS cannot map their kind (fast-scan)."""
+        return sum(shard.size_bytes for shard in self._shards if not shard.mapped)
+
+    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
+        """The k best rows of each query vector, best first, equal scores by passage id.
+
+        Args:
+            vectors: [n, dimension] float32.
+            k: hits wanted; where there are fewer, rows are -1 and scores -inf.
+
+        Raises IncompatibleError for vectors of another dimension, InputError for NaN, infinity or k < 1.
+        """
+        queries = checked_queries(vectors, k, self.dimension, str(self._artefact))
+        # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
+        if self._pool is not None and len(queries) == 1:
+            found = list(self._pool.map(lambda shard: _search_with(shard, queries, k, 1), self._shards))
+        else:
+            found = [_search_with(shard, queries, k, self._threads) for shard in self._shards]
+        return merge_shards(found, k, self.passage_ids)
+
+    def passage_ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The user's passage ids of these rows (none may be -1)."""
+        return self._ids.at(rows)
+
+
+def _search_with(shard: Shard, queries: NDArray[np.float32], k: int, threads: int) -> Hits:
+    # OpenMP keeps this number per calling thread, so it is set where the search runs.
+    faiss.omp_set_num_threads(threads)
+    return shard.search(queries, k)
+
+
+def _ids_reader(artefact: Artefact, path: str) -> Callable[[], pa.Table]:
+    def read() -> pa.Table:
+        return pq.read_table(io.BytesIO(verified(artefact, path).read_bytes()), columns=["passage_id"])
+
+    return read

@@ -1,0 +1,85 @@
+"""Embedding and shard building on Ray Data: pools of actors, each doing whole parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from retort.indexing.embedder import PartEmbedder
+from retort.indexing.shards import QuantiserTrainer, ShardBuilder, ShardRows, shard_name
+from retort.indexing.vectors import part_rows
+from retort.models.dual_encoder import DualEncoder
+from retort.progress import Progress
+from retort.resources import Resources
+from retort.runtime.stages import map_parts
+from retort.store import Artefact, Draft
+
+if TYPE_CHECKING:
+    from retort.indexing.build import IndexConfig
+    from retort.indexing.embed import EmbedConfig
+
+__all__ = ["EmbeddingActor", "build_shards", "embed_parts", "train_quantiser"]
+
+
+class EmbeddingActor:
+    """Opens the encoder once, then embeds the parts it is given."""
+
+    def __init__(self, draft: Draft, inputs: Mapping[str, Artefact], precision: str, token_budget: int | None) -> None:
+        encoder = DualEncoder.load(inputs["encoder"].local(), precision=precision)
+        self._embedder = PartEmbedder(draft=draft, corpus=inputs["corpus"], encoder=encoder, token_budget=token_budget)
+
+    def __call__(self, part: str) -> dict[str, Any]:
+        """Embed one part; returns numbers about it."""
+        return self._embedder(part)
+
+
+def embed_parts(
+    config: EmbedConfig, draft: Draft, inputs: Mapping[str, Artefact], parts: Sequence[str], progress: Progress
+) -> list[dict[str, Any]]:
+    """Embed `parts`; returns {passages, seconds} of each."""
+    wanted = set(parts)
+    return map_parts(
+        EmbeddingActor,
+        {"draft": draft, "inputs": dict(inputs), "precision": config.precision, "token_budget": config.token_budget},
+        parts,
+        config.resources,
+        describe="embedding passages",
+        progress=progress,
+        weights={part: float(rows) for part, rows in part_rows(inputs["corpus"]) if part in wanted},
+    )
+
+
+def train_quantiser(
+    config: IndexConfig, common: Mapping[str, Any], parts: Sequence[tuple[str, int]], progress: Progress
+) -> str:
+    """Train on a sample; returns where in the draft the trained index is."""
+    settings = {**common, "parts": list(parts), "sample": config.training_sample, "seed": config.seed}
+    (stats,) = map_parts(
+        QuantiserTrainer,
+        settings,
+        ["quantiser"],
+        _on_cpus(config.resources),
+        describe="training the quantiser",
+        progress=progress,
+    )
+    return str(stats["path"])
+
+
+def build_shards(
+    config: IndexConfig, common: Mapping[str, Any], shards: Sequence[ShardRows], trained: str | None, progress: Progress
+) -> list[dict[str, Any]]:
+    """Build `shards` in parallel; returns {count, found, seconds} of each."""
+    return map_parts(
+        ShardBuilder,
+        {**common, "shards": list(shards), "trained": trained},
+        [shard_name(shard.number) for shard in shards],
+        _on_cpus(config.resources),
+        describe="building shards",
+        progress=progress,
+        weights={shard_name(shard.number): float(shard.count) for shard in shards},
+    )
+
+
+def _on_cpus(resources: Resources) -> Resources:
+    # Shards are built on CPUs so far, so no GPU is held idle.
+    return resources.model_copy(update={"gpus_per_worker": 0.0})
