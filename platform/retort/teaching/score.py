@@ -1,0 +1,175 @@
+"""The scoring step: a teacher judges every candidate pair, at the level of sentences and of words.
+
+    score(config) -> judgements     one part per part of the candidates, same name
+
+Everything that can be wrong with the input is looked for before Ray starts. After that the work is cut by part: a killed
+run goes on with the parts that are missing and ends with the digest of an unbroken one. Written by `scorer.py`, run by
+`stages.py`, read by `models/judgements.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from retort.config import JobConfig, Ref, plain
+from retort.corpus.lookup import Passages
+from retort.corpus.queries import QuerySet
+from retort.errors import ConfigError, IncompatibleError, InputError
+from retort.models.cross_encoder import CrossEncoder
+from retort.models.imports import teacher_artefact
+from retort.progress import QUIET, Progress
+from retort.store import Artefact, Draft, Store, inherited, open_store
+from retort.teaching.checks import check_candidates
+from retort.teaching.quarantine import quarantine_name
+
+__all__ = ["ScoreConfig", "score"]
+
+log = logging.getLogger(__name__)
+
+
+class ScoreConfig(JobConfig):
+    """How candidates are judged."""
+
+    candidates: Annotated[str, Ref("candidates")] = Field(description="Candidates artefact: the pairs to judge.")
+    corpus: Annotated[str, Ref("corpus")] = Field(description="Corpus artefact with the passages' texts.")
+    queries: Annotated[str, Ref("queries")] = Field(description="Queries artefact with the queries' texts.")
+    teacher: Annotated[str, Ref("teacher")] = Field(
+        description="Teacher artefact, a folder, or a Hugging Face id of a cross-encoder with one or two logits."
+    )
+    word_level: bool = Field(True, description="Whether to keep the word-level map of each pair.")
+    top_k: int = Field(
+        8, ge=1, le=255, description="Passage words kept per query word in a word map; the rest is one number."
+    )
+    layers: int = Field(1, ge=1, description="How many of the teacher's last layers a word map is the mean of.")
+    heads: tuple[int, ...] = Field(
+        (), description="Attention heads that a word map is the mean of; empty: all of them."
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest pair in tokens; longer passages are read in windows. Default: what the teacher was trained with.",
+    )
+    precision: str = Field(
+        "auto", pattern="^(auto|fp32|bf16)$", description="Arithmetic of the forward pass; auto: measured."
+    )
+    token_budget: int | None = plain(
+        None, ge=512, description="Tokens of one forward pass, padding included. Default: what suits the device."
+    )
+    quarantine_threshold: float = plain(
+        0.01, ge=0, le=1, description="Share of pairs that may be unreadable before the job fails instead of warning."
+    )
+    reuse: Annotated[str | None, Ref("judgements")] = Field(
+        None,
+        description="Earlier judgements of the same teacher and settings: pairs of unchanged texts are taken from there.",
+    )
+
+
+def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
+    """Judge all candidates; return the judgements artefact.
+
+    Raises:
+        NotFoundError: an input is not in the store.
+        ModelError: the teacher is no cross-encoder with one or two logits, or its tokenizer has no offsets.
+        InputError: candidates name ids that the queries or the corpus lack, texts are empty, or too many rows are unreadable.
+        IncompatibleError: `reuse` was judged by another teacher or with other settings.
+    """
+    store = open_store(config.store)
+    candidates = store.get(config.candidates, "candidates")
+    corpus = store.get(config.corpus, "corpus")
+    queries = store.get(config.queries, "queries")
+    teacher = teacher_artefact(config.teacher, store)
+    inputs = {"candidates": candidates, "corpus": corpus, "queries": queries, "teacher": teacher}
+    draft = store.draft(
+        "judgements", config.name or candidates.name, step="score", inputs=inputs, config=config.identity()
+    )
+    done = draft.published
+    if done is not None:
+        progress.say(f"Judgements {done.name} are already made.")
+        return done
+    earlier = _earlier_judgements(config, store, teacher)
+    # Loaded here once, so that a model that cannot teach is refused before any worker starts.
+    _check_word_level(config, CrossEncoder.load(teacher.local()))
+    check_candidates(candidates, QuerySet.open(queries), Passages.open(corpus))
+    with draft:
+        return draft.published or _judge(config, draft, inputs, earlier, progress)
+
+
+def _judge(
+    config: ScoreConfig, draft: Draft, inputs: dict[str, Artefact], earlier: Artefact | None, progress: Progress
+) -> Artefact:
+    """Judge the parts that are missing, and publish."""
+    from retort.teaching.stages import score_parts  # Ray: only where work is done, so that --help stays quick
+
+    candidates = inputs["candidates"]
+    missing = [part for part in candidates.parts() if not draft.has(part)]
+    if len(missing) < len(candidates.parts()):
+        progress.say(
+            f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
+        )
+    stats = score_parts(config, draft, inputs, missing, earlier, progress)
+
+    quarantined = sum(
+        draft.read_table(name, columns=["reason"]).num_rows
+        for name in map(quarantine_name, candidates.parts())
+        if draft.has(name)
+    )
+    rows = sum(draft.read_table(part, columns=["score"]).num_rows for part in candidates.parts())
+    if quarantined > config.quarantine_threshold * (rows + quarantined):
+        raise InputError(
+            f"{quarantined} of {rows + quarantined} pairs could not be judged, more than quarantine_threshold={config.quarantine_threshold:g} "
+            f"allows. The reasons are in {draft.area.uri}/quarantine-*.parquet; mend the texts, or raise the threshold to leave these pairs out."
+        )
+    if quarantined:
+        message = f"{quarantined} of {rows + quarantined} pairs could not be judged and were left out; see quarantine-*.parquet."
+        log.warning("%s", message)
+        progress.say(f"Warning: {message}")
+    seconds = sum(entry["seconds"] for entry in stats)
+    judged = sum(entry["pairs"] - entry["reused"] for entry in stats)
+    metrics: dict[str, Any] = {
+        "pairs": rows,
+        "quarantined": quarantined,
+        "reused": sum(entry["reused"] for entry in stats),
+        "pairs_per_worker_s": round(judged / seconds, 1) if seconds else None,
+    }
+    return draft.publish(rows=rows, metrics=metrics, **inherited(inputs.values()))
+
+
+def _check_word_level(config: ScoreConfig, teacher: CrossEncoder) -> None:
+    """Refuse layers and heads that the teacher does not have."""
+    if not config.word_level:
+        return
+    settings = teacher.model.config
+    layers, heads = int(settings.num_hidden_layers), int(settings.num_attention_heads)
+    if config.layers > layers:
+        raise ConfigError(f"layers is {config.layers}, and the teacher has {layers}; expected 1 to {layers}.")
+    wrong = [head for head in config.heads if not 0 <= head < heads]
+    if wrong:
+        raise ConfigError(
+            f"heads names {wrong}, and the teacher has {heads} heads; expected numbers from 0 to {heads - 1}."
+        )
+
+
+def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact) -> Artefact | None:
+    """Return the artefact to reuse, after checking that its scores mean the same."""
+    if config.reuse is None:
+        return None
+    earlier = store.get(config.reuse, "judgements")
+    theirs = {record.role: record.digest for record in earlier.manifest.inputs}.get("teacher")
+    if theirs != teacher.digest:
+        raise IncompatibleError(
+            f"{earlier} was judged by teacher {(theirs or 'unknown')[:12]}, this run's teacher is {teacher.digest[:12]}. "
+            "Leave `reuse` out, or name judgements of the same teacher."
+        )
+    different = [
+        name
+        for name, value in config.identity().items()
+        if name != "seed" and earlier.manifest.config.get(name) != value
+    ]
+    if different:
+        raise IncompatibleError(
+            f"{earlier} was judged with other settings ({', '.join(different)}). Leave `reuse` out, or use the same settings."
+        )
+    return earlier

@@ -1,0 +1,215 @@
+"""Judging one part of the candidates: a plain class, run by `stages.py` in every Ray Data actor and by tests without Ray.
+
+    candidates part -> distinct pairs -> texts -> (scores judged before) -> teacher -> judgements part of the same name
+
+Pairs are sorted by length across the whole part before they are cut into batches, so that little of a batch is padding.
+The quarantine file is written before the part: a part that is there is complete, with everything that belongs to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from retort.models.cross_encoder import Judge as Teacher
+from retort.models.word_maps import WordMap
+from retort.store import Artefact, Draft
+from retort.store.schemas import JUDGEMENT
+from retort.teaching.checks import KnownQueries
+from retort.teaching.quarantine import QUARANTINE, isolate, quarantine_name
+from retort.teaching.reuse import ReuseIndex, pair_hash
+
+__all__ = ["Judge", "PartScorer", "QueryTexts", "TeacherJudge", "TextSource", "Verdict"]
+
+log = logging.getLogger(__name__)
+
+PAIRS_AT_ONCE = 1024  # pairs given to the teacher in one call: bounds what a poisoned row makes it do again
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the teacher says about one pair."""
+
+    score: float  # raw logit
+    window: int  # which window of a long passage it is about
+    word_map: bytes | None
+
+
+class Judge(Protocol):
+    """Reads pairs; raises for the whole call when one of them cannot be read."""
+
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Return one verdict per pair, in order."""
+
+
+class TextSource(Protocol):
+    """Texts by id; raises for the whole call when one of them cannot be read."""
+
+    def texts(self, ids: Sequence[str]) -> list[str]:
+        """Return one text per id, in order."""
+
+
+class PartScorer:
+    """Judges parts of a candidates artefact and writes them through the draft."""
+
+    def __init__(
+        self,
+        *,
+        draft: Draft,
+        candidates: Artefact,
+        queries: TextSource,
+        passages: TextSource,
+        judge: Judge,
+        reuse: ReuseIndex | None = None,
+    ) -> None:
+        """Take everything open already; see `stages.py` for how an actor opens it."""
+        self._draft = draft
+        self._candidates = candidates
+        self._queries, self._passages = queries, passages
+        self._judge = judge
+        self._reuse = reuse
+
+    def __call__(self, part: str) -> dict[str, Any]:
+        """Judge one part; return {pairs, quarantined, reused, seconds}."""
+        began = time.monotonic()
+        ids = distinct_pairs(self._candidates.part(part, columns=["query_id", "passage_id"]))
+        verdicts, hashes, reasons, reused = self.verdicts(ids)
+        kept = [i for i in range(len(ids)) if i not in reasons]
+        if reasons:
+            rows = [{"query_id": ids[i][0], "passage_id": ids[i][1], "reason": reasons[i]} for i in sorted(reasons)]
+            self._draft.write_table(quarantine_name(part), pa.Table.from_pylist(rows, schema=QUARANTINE))
+        self._draft.write_table(part, _table(ids, verdicts, hashes, kept))
+        seconds = time.monotonic() - began
+        log.info(
+            "%s: %d pairs judged, %d reused, %d quarantined in %.1f s", part, len(kept), reused, len(reasons), seconds
+        )
+        return {"pairs": len(kept), "quarantined": len(reasons), "reused": reused, "seconds": seconds}
+
+    def verdicts(self, ids: list[tuple[str, str]]) -> tuple[list[Verdict | None], list[str], dict[int, str], int]:
+        """Return verdict and content hash of each pair, the reason for each poisoned one, and how many were reused."""
+        texts, reasons = self._texts(ids)
+        clean = [i for i in range(len(ids)) if i not in reasons]
+        hashes = [""] * len(ids)
+        for i in clean:
+            hashes[i] = pair_hash(*texts[i])
+        verdicts: list[Verdict | None] = [None] * len(ids)
+        before = self._reuse.find([hashes[i] for i in clean]) if self._reuse is not None else {}
+        for position, row in before.items():
+            verdicts[clean[position]] = Verdict(row["score"], row["window"], row["word_map"])
+
+        # Longest first: a device that is too small says so at once. Characters order well enough for the calls; the
+        # teacher sorts by tokens inside a call.
+        pending = sorted(
+            (i for position, i in enumerate(clean) if position not in before),
+            key=lambda i: (-len(texts[i][0]) - len(texts[i][1]), i),
+        )
+        for start in range(0, len(pending), PAIRS_AT_ONCE):
+            chunk = pending[start : start + PAIRS_AT_ONCE]
+            found, poisoned = isolate(self._judge.judge, [texts[i] for i in chunk])
+            for position, i in enumerate(chunk):
+                verdict = found[position]
+                if position in poisoned:
+                    reasons[i] = poisoned[position]
+                elif verdict is not None and not np.isfinite(verdict.score):
+                    reasons[i] = f"the teacher's logit is {verdict.score}"
+                else:
+                    verdicts[i] = verdict
+        return verdicts, hashes, reasons, len(before)
+
+    def _texts(self, ids: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], dict[int, str]]:
+        """Return both texts of each pair; a text that cannot be read or encoded poisons every pair it is in."""
+        queries, bad_queries = _read(self._queries, sorted({query for query, _ in ids}))
+        passages, bad_passages = _read(self._passages, sorted({passage for _, passage in ids}))
+        reasons = {}
+        for i, (query, passage) in enumerate(ids):
+            if query in bad_queries:
+                reasons[i] = f"query: {bad_queries[query]}"
+            elif passage in bad_passages:
+                reasons[i] = f"passage: {bad_passages[passage]}"
+        return [(queries.get(query, ""), passages.get(passage, "")) for query, passage in ids], reasons
+
+
+def distinct_pairs(table: pa.Table) -> list[tuple[str, str]]:
+    """Return (query_id, passage_id) in order, each pair once however many sources named it."""
+    return list(
+        dict.fromkeys(zip(table.column("query_id").to_pylist(), table.column("passage_id").to_pylist(), strict=True))
+    )
+
+
+def _read(source: TextSource, ids: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return texts by id, and the reason for each id whose text cannot be read or encoded."""
+
+    def read(some: Sequence[str]) -> list[str]:
+        texts = source.texts(some)
+        for text in texts:
+            text.encode()  # a lone surrogate fails here, by name, and not deep in a tokenizer
+        return texts
+
+    texts, reasons = isolate(read, ids)
+    found = {id_: text for id_, text in zip(ids, texts, strict=True) if text is not None}
+    return found, {ids[position]: reason for position, reason in reasons.items()}
+
+
+def _table(ids: list[tuple[str, str]], verdicts: list[Verdict | None], hashes: list[str], kept: list[int]) -> pa.Table:
+    """Return the judgements part, rows in the order of the candidates."""
+    rows = [verdict for i in kept if (verdict := verdicts[i]) is not None]
+    assert len(rows) == len(kept), "every pair that is not quarantined has a verdict"
+    columns = [
+        pa.array([ids[i][0] for i in kept], pa.string()),
+        pa.array([ids[i][1] for i in kept], pa.string()),
+        pa.array([hashes[i] for i in kept], pa.string()),
+        pa.array([row.score for row in rows], pa.float32()),
+        pa.array([row.window for row in rows], pa.int16()),
+        # Full trust until the teacher is audited.
+        pa.array(np.ones(len(kept)), pa.float32()),
+        pa.array([row.word_map for row in rows], pa.binary()),
+    ]
+    return pa.Table.from_arrays(columns, schema=JUDGEMENT)
+
+
+class TeacherJudge:
+    """A cross-encoder as a `Judge`, with or without the word level."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        word_level: bool,
+        top_k: int,
+        layers: int,
+        heads: Sequence[int],
+        token_budget: int | None,
+    ) -> None:
+        """Take the teacher and how its word maps are made; no `heads`: all of them; no budget: the device's own."""
+        self._teacher = teacher
+        self._word_level = word_level
+        self._top_k, self._layers, self._heads = top_k, layers, list(heads) or None
+        self._token_budget = token_budget
+
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Return one verdict per pair, in order, from one forward pass."""
+        found = self._teacher.judge(
+            pairs, self._top_k, self._layers, self._heads, word_level=self._word_level, token_budget=self._token_budget
+        )
+        maps: Sequence[WordMap | None] = found.word_maps or [None] * len(pairs)
+        return [
+            Verdict(float(score), int(window), word_map.to_bytes() if word_map is not None else None)
+            for score, window, word_map in zip(found.scores, found.windows, maps, strict=True)
+        ]
+
+
+class QueryTexts:
+    """A query set as a `TextSource`."""
+
+    def __init__(self, queries: KnownQueries) -> None:
+        self._texts = dict(zip(queries.ids, queries.texts, strict=True))
+
+    def texts(self, ids: Sequence[str]) -> list[str]:
+        """Return one text per id, in order."""
+        return [self._texts[id_] for id_ in ids]

@@ -1,0 +1,104 @@
+"""What cannot be scored is refused before any work: no part is written and Ray is never started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from retort.errors import ConfigError, IncompatibleError, InputError, ModelError, NotFoundError
+from retort.models.fakes import tiny_cross_encoder, tiny_encoder
+from retort.models.imports import teacher_artefact
+from retort.store import Artefact, Store
+from retort.store.schemas import PASSAGE
+from retort.teaching.fakes import SMALL_WORDS, publish_small_world
+from retort.teaching.score import ScoreConfig, score
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> dict[str, Artefact]:
+    made = publish_small_world(store, passages=12, queries=8, per_part=4, depth=3)
+    made["teacher"] = teacher_artefact(str(tiny_cross_encoder(tmp_path / "teacher", SMALL_WORDS)), store)
+    return made
+
+
+def config(world: dict[str, Artefact], **more: Any) -> ScoreConfig:
+    return ScoreConfig(**{**{role: artefact.uri for role, artefact in world.items()}, **more})
+
+
+def test_a_bi_encoder_is_no_teacher(world: dict[str, Artefact], tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path / "encoder", SMALL_WORDS)
+    with pytest.raises(ModelError, match="bi-encoder"):
+        score(config(world, teacher=str(folder)))
+
+
+def test_a_head_with_three_labels_is_no_teacher(world: dict[str, Artefact], tmp_path: Path) -> None:
+    folder = tiny_cross_encoder(tmp_path / "three", SMALL_WORDS)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["id2label"] = {str(i): f"L{i}" for i in range(3)}
+    settings["label2id"] = {f"L{i}": i for i in range(3)}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="3 labels"):
+        score(config(world, teacher=str(folder)))
+
+
+def test_a_teacher_that_is_not_there_is_named(world: dict[str, Artefact]) -> None:
+    with pytest.raises((NotFoundError, ModelError), match="no-such-teacher"):
+        score(config(world, teacher="no-such-teacher"))
+
+
+def test_candidates_of_another_corpus_are_refused(world: dict[str, Artefact], store: Store) -> None:
+    smaller = _other_corpus(store)
+    with pytest.raises(InputError, match=r"names \d+ passages that the corpus does not have"):
+        score(config({**world, "corpus": smaller}))
+    assert not list(store.area.root.glob("judgements/*/*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("layers", 9, "layers is 9.*has 2"), ("heads", (0, 4), r"heads names \[4\].*4 heads")],
+)
+def test_layers_and_heads_that_the_teacher_lacks_are_refused(
+    world: dict[str, Artefact], field: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        score(config(world, **{field: value}))
+
+
+def test_judgements_of_another_teacher_are_not_reused(world: dict[str, Artefact], store: Store) -> None:
+    draft = store.draft("judgements", "old", step="score", inputs={"teacher": world["corpus"]}, config={})
+    with draft:
+        draft.write_bytes("part-00000.parquet", b"")
+        draft.publish()
+    with pytest.raises(IncompatibleError, match="judged by teacher"):
+        score(config(world, reuse="old"))
+
+
+def test_made_judgements_are_returned_at_once(world: dict[str, Artefact], store: Store) -> None:
+    settings = config(world)
+    draft = store.draft("judgements", "small", step="score", inputs=world, config=settings.identity())
+    with draft:
+        draft.write_bytes("part-00000.parquet", b"")
+        made = draft.publish()
+    assert score(settings).uri == made.uri
+
+
+def test_settings_of_speed_and_reuse_leave_the_key_alone(world: dict[str, Artefact]) -> None:
+    plain = config(world).identity()
+    assert (
+        config(world, token_budget=4096, quarantine_threshold=0.5, reuse="x", resources={"workers": 3}).identity()
+        == plain
+    )
+    assert config(world, word_level="off").identity() != plain
+    assert config(world, top_k=3).identity() != plain
+
+
+def _other_corpus(store: Store) -> Artefact:
+    draft = store.draft("corpus", "other", step="test", config={})
+    row = dict.fromkeys(PASSAGE.names, "x")
+    with draft:
+        draft.write_table("part-00000.parquet", pa.Table.from_pylist([row], schema=PASSAGE))
+        return draft.publish()
