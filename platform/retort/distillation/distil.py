@@ -1,0 +1,316 @@
+"""The distillation step: a dual encoder learns from labels and from a teacher's judgements, of sentences and of words.
+
+    distil(config) -> encoder     sentence-transformers layout, with a model card
+
+The work is done by `prepare.py` (what is learnt from), `trainer.py` (steps) and `loop.py` (Ray Train). A killed run goes on
+from its last checkpoint in the draft's scratch folder; the best checkpoint on a small dev pool becomes the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from retort.corpus.lookup import Passages
+from retort.corpus.queries import QuerySet
+from retort.distillation.card import CardFacts, model_card
+from retort.distillation.config import DistilConfig
+from retort.distillation.course import Course
+from retort.distillation.dev_pool import DevPool
+from retort.distillation.filtering import FalseNegativeFilter, false_negative_filter
+from retort.distillation.prepare import Coverage, prepare, prepare_dev, stored_vectors
+from retort.distillation.student import initial_student
+from retort.distillation.training_set import TrainingSet
+from retort.errors import ConfigError, IncompatibleError, StorageError
+from retort.models.backend import pick_device, pick_precision
+from retort.models.dual_encoder import DualEncoder
+from retort.models.imports import encoder_artefact
+from retort.models.judgements import Judgements
+from retort.progress import QUIET, Progress
+from retort.store import Artefact, Draft, cache_root, inherited, open_store
+from retort.teaching.optimising import freeze
+from retort.teaching.trainer import NotFiniteError
+
+__all__ = ["DistilConfig", "distil"]
+
+log = logging.getLogger(__name__)
+
+COSINE_TEMPERATURE = 0.05
+
+
+REFERENCES = (("base", "encoder"), ("start", "encoder"), ("corpus", "corpus"), ("queries", "queries"), ("judgements", "judgements"),
+              ("dev_queries", "queries"), ("dev_candidates", "candidates"), ("embeddings", "embeddings"))  # fmt: skip
+
+
+def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
+    """Distil a student; return the encoder artefact.
+
+    Its metrics hold `dev_mrr10_base`, `dev_mrr10_student`, `better_than_base` (None without dev queries) and
+    `passage_space`. Training's curve and TensorBoard files stay in `<store>/logs/encoder/<key>`.
+
+    Raises:
+        NotFoundError: an input is not in the store.
+        IncompatibleError: the judgements are of another corpus or other queries.
+        InputError: nothing to learn from, or no hard negatives where some are asked for.
+        ModelError: the base cannot be trained so (layers, tokenizer).
+        NotFiniteError: the loss became infinite or not a number; the last checkpoint is kept.
+    """
+    progress = progress or QUIET
+    store = open_store(config.store)
+    inputs: dict[str, Artefact] = {}
+    for role, kind in REFERENCES:
+        reference = getattr(config, role)
+        if reference is not None:
+            inputs[role] = encoder_artefact(reference, store) if kind == "encoder" else store.get(reference, kind)
+    _check_bound(inputs)
+    name = config.name or f"{inputs['corpus'].name}-student"[:100]
+    draft = store.draft("encoder", name, step="distil", inputs=inputs, config=config.identity())
+    done = draft.published
+    if done is not None:
+        progress.say(f"Encoder {done.name} is already made.")
+        return done
+    with draft:
+        return draft.published or _distil(config, draft, inputs, progress)
+
+
+def _check_bound(inputs: Mapping[str, Artefact]) -> None:
+    """Refuse judgements about other texts."""
+    judgements = inputs["judgements"]
+    theirs = {record.role: record for record in judgements.manifest.inputs}
+    for role in ("corpus", "queries"):
+        record = theirs.get(role)
+        if record is not None and record.digest != inputs[role].digest:
+            raise IncompatibleError(
+                f"{judgements} is about {role} {record.name} ({record.digest[:12]}), this run has {inputs[role].name} "
+                f"({inputs[role].digest[:12]}). Name the {role} that were judged, or score candidates of these."
+            )
+
+
+def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], progress: Progress) -> Artefact:
+    """Prepare, train and publish."""
+    start = inputs.get("start", inputs["base"])
+    limits = {"query": config.max_query_tokens, "passage": config.max_passage_tokens}
+    student = initial_student(start.local(), layers=config.layers)
+    freeze(student.model, config.frozen)  # a wrong name is told now and not by a worker
+    reader = DualEncoder.load(inputs["base"].local(), max_tokens=limits)
+    if reader.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        reader = DualEncoder.load(start.local(), max_tokens=limits)
+    data, dev, coverage, filtered = _training_data(config, draft, inputs, reader, progress)
+    course = _course(config, data, student)
+    progress.say(
+        f"Distilling from {coverage.labelled} labelled and {coverage.unlabelled} unlabelled queries: {course.steps} steps of "
+        f"{course.batch_queries} queries; {coverage.dropped_negatives} candidates dropped as false negatives."
+    )
+    with tempfile.TemporaryDirectory(prefix="retort-") as folder:
+        checkpoint = _train(config, draft, inputs, course, Path(folder) / "checkpoint", progress)
+        state = json.loads((checkpoint / "state.json").read_text())
+        student.model.load_state_dict(load_file(checkpoint / "best.safetensors"))
+    metrics = _metrics(state, course, coverage, filtered, dev, student)
+    if dev is not None:
+        at_start = state["history"][0]["mrr10"]
+        metrics |= _against_base(at_start if _same(config) else dev.evaluate(reader), state)
+    provenance = inherited(inputs.values())
+    facts = CardFacts(
+        draft.name, inputs, config.identity(), metrics, provenance["licences"], provenance["personal_data"]
+    )
+    with draft.folder_for() as target:
+        student.save(target)
+        (target / "README.md").write_text(model_card(student, facts), encoding="utf-8")
+        (target / "training_curve.json").write_text(json.dumps(_curve(state)))
+    times = {
+        "examples_per_s": round(course.batch_queries * state["step"] / max(state["busy_s"], 1e-9), 2),
+        "data_wait_share": round(state["wait_s"] / max(state["busy_s"], 1e-9), 4),
+        "training_s": round(state["busy_s"], 1),
+    }
+    if metrics["better_than_base"] is False:
+        progress.say(
+            f"The student is not better than its base on the dev pool: MRR@10 {metrics['dev_mrr10_student']:.4f} against {metrics['dev_mrr10_base']:.4f}."
+        )
+    return draft.publish(metrics={**metrics, **times}, **provenance)
+
+
+def _training_data(
+    config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], reader: DualEncoder, progress: Progress
+) -> tuple[TrainingSet, DevPool | None, Coverage, FalseNegativeFilter]:
+    """Make training set and dev pool and write them where the workers find them."""
+    from retort.distillation.loop import DATA_FOLDER
+
+    queries, passages = QuerySet.open(inputs["queries"]), Passages.open(inputs["corpus"])
+    judgements = Judgements.open(inputs["judgements"])
+    filtered = false_negative_filter(
+        judgements, queries, config.filter, round_number=config.round, previous=_last_threshold(inputs)
+    )
+    with progress.task("reading texts for training"):
+        data, coverage = prepare(
+            queries=queries,
+            passages=passages,
+            judgements=judgements,
+            encoder=reader,
+            false_negatives=filtered,
+            negatives=config.negatives,
+            use_unlabelled=config.use_unlabelled,
+            use_unjudged=config.use_unjudged,
+            words=config.word_weight > 0,
+            passage_vectors=stored_vectors(inputs["embeddings"], reader.dimension) if "embeddings" in inputs else None,
+            similar=config.similar > 1,
+        )
+        dev = None
+        if "dev_queries" in inputs:
+            dev = prepare_dev(
+                queries=QuerySet.open(inputs["dev_queries"]),
+                passages=passages,
+                candidates=inputs.get("dev_candidates"),
+                encoder=reader,
+                most_queries=config.dev_pool_queries,
+                pool_size=config.dev_pool_passages,
+                seed=config.seed,
+            )
+        with tempfile.TemporaryDirectory(prefix="retort-") as folder:
+            data.save(Path(folder))
+            if dev is not None:
+                dev.save(Path(folder))
+            for path in sorted(Path(folder).iterdir()):
+                draft.put_file(f"{DATA_FOLDER}/{path.name}", path)
+    return data, dev, coverage, filtered
+
+
+def _last_threshold(inputs: Mapping[str, Artefact]) -> float | None:
+    """The filter's threshold of the round before, which the student of that round recorded."""
+    audit = inputs["start"].metrics.get("filter") if "start" in inputs else None
+    return audit.get("threshold") if isinstance(audit, dict) else None
+
+
+def _train(
+    config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], course: Course, into: Path, progress: Progress
+) -> Path:
+    """Run the loop; return the folder of its last checkpoint."""
+    from retort.distillation.loop import teach_student  # Ray: only where work is done
+    from retort.distillation.records import Records
+    from retort.runtime.loop import run_training
+
+    settings = {
+        "start": inputs.get("start", inputs["base"]),
+        "layers": config.layers,
+        "frozen": list(config.frozen),
+        "dropout": config.dropout,
+        "course": asdict(course),
+        "area": draft.area,
+        "judgements": inputs["judgements"] if config.word_weight > 0 else None,
+        "checkpoint_steps": config.checkpoint_steps,
+        "checkpoint_minutes": config.checkpoint_minutes,
+    }
+    logs = draft.store_area.root if draft.store_area.is_local else cache_root()
+    with (
+        progress.task("distilling", course.steps) as task,
+        Records(logs / "logs" / "encoder" / draft.key[:16], task) as records,
+    ):
+        try:
+            outcome = run_training(
+                teach_student,
+                settings,
+                config.resources,
+                scratch=draft.scratch(),
+                run_name="distil",
+                into=into,
+                on_report=records,
+                max_failures=config.max_failures,
+            )
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"{error} The last good checkpoint is kept in {draft.scratch()}. Lower learning_rate, or look at those texts."
+            ) from None
+    if outcome.checkpoint is None:
+        raise StorageError(f"Training ended without a checkpoint in {draft.scratch()}; run the same command again.")
+    return outcome.checkpoint
+
+
+def _course(config: DistilConfig, data: TrainingSet, student: DualEncoder) -> Course:
+    """Turn the config into the numbers of this run."""
+    steps = max(1, math.ceil(config.epochs * len(data) / config.batch_queries))
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
+    temperature = config.temperature or (COSINE_TEMPERATURE if student.normalise else 1.0)
+    device = pick_device()
+    if config.negatives == 0 and config.pool == "own":
+        raise ConfigError(
+            "negatives is 0 and pool is 'own', so that a query has nothing to be compared with. Raise negatives, or widen the pool."
+        )
+    return Course(
+        steps=steps,
+        batch_queries=config.batch_queries,
+        negatives=config.negatives,
+        pool=config.pool,
+        similar=config.similar,
+        contrastive_weight=config.contrastive_weight,
+        sentence_weight=config.sentence_weight,
+        word_weight=config.word_weight,
+        sentence_loss=config.sentence_loss,
+        temperature=temperature,
+        student_temperature=config.student_temperature or temperature,
+        teacher_temperature=config.teacher_temperature,
+        word_temperature=config.word_temperature,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_share=config.warmup_share,
+        clip_norm=config.clip_norm,
+        evaluate_every=config.evaluate_every or max(1, math.ceil(steps / 2)),
+        patience=config.patience,
+        seed=config.seed,
+        chunk_tokens=config.chunk_tokens,
+        forward_tokens=config.forward_tokens or (1024 if device.type == "cpu" else 16384),
+        precision=pick_precision(device, config.precision),
+    )
+
+
+def _same(config: DistilConfig) -> bool:
+    """Whether the student starts as its base, so that its first evaluation is the base's."""
+    return config.start is None and config.layers is None
+
+
+def _against_base(base: float, state: Mapping[str, Any]) -> dict[str, Any]:
+    student = state["best_mrr10"]
+    return {
+        "dev_mrr10_base": round(base, 5),
+        "dev_mrr10_student": round(student, 5),
+        "better_than_base": student > base,
+    }
+
+
+def _metrics(
+    state: Mapping[str, Any],
+    course: Course,
+    coverage: Coverage,
+    filtered: FalseNegativeFilter,
+    dev: DevPool | None,
+    student: DualEncoder,
+) -> dict[str, Any]:
+    """What is known after training, times left out."""
+    return {
+        "passage_space": student.passage_space,
+        "dev_mrr10_base": None,
+        "dev_mrr10_student": None,
+        "better_than_base": None,
+        "dev_queries": len(dev) if dev is not None else 0,
+        "dev_passages": len(dev.passages) if dev is not None else 0,
+        "steps": state["step"],
+        "best_step": state["best_step"],
+        "history": state["history"],
+        "first_loss": round(state["curve"][0][0], 5),
+        "last_loss": round(state["curve"][-1][0], 5),
+        "precision": course.precision,
+        "filter": filtered.audit,
+        **coverage.as_metrics(),
+    }
+
+
+def _curve(state: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("loss", "contrastive", "sentence", "word", "grad_norm")
+    return {name: [round(row[i], 6) for row in state["curve"]] for i, name in enumerate(names)}

@@ -1,0 +1,177 @@
+"""A step learns the same however it is cut; a run goes on exactly; what goes wrong is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from retort.corpus.queries import QuerySet
+from retort.distillation.fakes import small_course, small_dev_pool, small_trainer, small_training_set
+from retort.distillation.trainer import DistilTrainer
+from retort.store import Artefact
+from retort.teaching.trainer import NotFiniteError
+
+World = dict[str, Artefact]
+
+
+def gradients(trainer: DistilTrainer) -> dict[str, torch.Tensor]:
+    """Of the last step, as the optimiser got them."""
+    return {name: p.grad for name, p in trainer._student.model.named_parameters() if p.grad is not None}
+
+
+def weights(trainer: DistilTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer._student.model.state_dict().items()}
+
+
+def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys() and left
+    # Of the largest gradient: some are zero but for rounding (a key's bias has no effect on attention).
+    largest = max(float(value.abs().max()) for value in right.values())
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pool": "own"}, {"sentence_loss": "margin"}, {"contrastive_weight": 0.0}, {"sentence_weight": 0.0}]
+)
+def test_gradient_caching_changes_no_gradient(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
+    # No clipping: it would hide a wrong scale.
+    numbers = small_course(clip_norm=1e9, **changes)
+    with (
+        small_trainer(world, tmp_path / "base", numbers) as whole,
+        small_trainer(
+            world, tmp_path / "base", small_course(clip_norm=1e9, chunk_tokens=80, forward_tokens=60, **changes)
+        ) as cached,
+    ):
+        reports = [whole.step(), cached.step()]
+        assert len(whole._collator(whole._sampler.batch(0)).chunks) == 1
+        assert len(cached._collator(cached._sampler.batch(0)).chunks) > 2
+        assert_close(gradients(cached), gradients(whole))
+        for part in ("contrastive", "sentence", "word"):
+            assert reports[1][part] == pytest.approx(reports[0][part], rel=1e-4, abs=1e-6)
+            # The word level is computed, though not weighted, only where it has a weight.
+        assert reports[0]["word"] > 0
+
+
+def test_each_level_moves_the_weights_its_own_way(world: World, tmp_path: Path) -> None:
+    found = []
+    for level in ("contrastive", "sentence", "word"):
+        zero = dict.fromkeys(("contrastive_weight", "sentence_weight", "word_weight"), 0.0)
+        with small_trainer(world, tmp_path / "base", small_course(**{**zero, f"{level}_weight": 1.0})) as trainer:
+            report = trainer.step()
+            assert report["loss"] == pytest.approx(report[level])
+            found.append(torch.cat([g.reshape(-1) for g in gradients(trainer).values()]))
+    assert all(float(g.norm()) > 0 for g in found)
+    cosines = [
+        float(torch.cosine_similarity(a, b, dim=0))
+        for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2]))
+    ]
+    assert max(cosines) < 0.95
+
+
+@pytest.mark.parametrize("level", ["contrastive", "sentence", "word"])
+def test_each_level_is_learnt(world: World, tmp_path: Path, level: str) -> None:
+    weights = {f"{name}_weight": float(name == level) for name in ("contrastive", "sentence", "word")}
+    with small_trainer(world, tmp_path / "base", small_course(steps=24, learning_rate=3e-3, **weights)) as trainer:
+        curve = [trainer.step()["loss"] for _ in range(24)]
+    assert np.mean(curve[-4:]) < 0.8 * np.mean(curve[:4])
+
+
+def test_the_same_seed_gives_the_same_curve_and_another_seed_another(world: World, tmp_path: Path) -> None:
+    curves = []
+    for seed in (13, 13, 14):
+        with small_trainer(world, tmp_path / "base", small_course(seed=seed), dropout=0.1) as trainer:
+            curves.append([trainer.step()["loss"] for _ in range(4)])
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_a_run_taken_up_from_a_checkpoint_ends_with_the_same_weights(world: World, tmp_path: Path) -> None:
+    numbers, dev = small_course(chunk_tokens=80), small_dev_pool(world, tmp_path / "base")
+    with small_trainer(world, tmp_path / "base", numbers, dropout=0.1, dev=dev) as unbroken:
+        for _ in range(8):
+            unbroken.step()
+            unbroken.evaluate()
+    with small_trainer(world, tmp_path / "base", numbers, dropout=0.1, dev=dev) as first:
+        for _ in range(3):
+            first.step()
+            first.evaluate()
+        first.save(tmp_path / "checkpoint")
+        first.step()  # lost
+    with small_trainer(world, tmp_path / "base", numbers, dropout=0.1, dev=dev) as second:
+        second.load(tmp_path / "checkpoint")
+        while not second.finished:
+            second.step()
+            second.evaluate()
+    for name, value in weights(unbroken).items():
+        assert torch.equal(weights(second)[name], value), name
+    assert second.state.curve == unbroken.state.curve
+    assert second.state.history == unbroken.state.history
+    assert second.state.best_step == unbroken.state.best_step
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(world: World, tmp_path: Path) -> None:
+    numbers = small_course(steps=30, learning_rate=1.0, patience=2)  # far too fast: it gets worse at once
+    with small_trainer(world, tmp_path / "base", numbers, dev=small_dev_pool(world, tmp_path / "base")) as trainer:
+        trainer.evaluate()
+        best, kept = -1.0, None
+        while not trainer.finished:
+            trainer.step()
+            mrr10 = trainer.evaluate()
+            assert mrr10 is not None
+            if mrr10 > best:
+                best, kept = mrr10, weights(trainer)
+        assert trainer.state.step < 30 and trainer.state.best_mrr10 == best
+        assert kept is not None and trainer._best is not None
+        assert all(torch.equal(trainer._best[name], kept[name]) for name in kept)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_not_a_number_names_batch_and_queries_and_leaves_the_weights(
+    world: World, tmp_path: Path
+) -> None:
+    data, _ = small_training_set(world, tmp_path / "base")
+    victim = 5
+    data.scores[data.judged.offsets[victim] : data.judged.offsets[victim + 1]] = np.nan
+    with small_trainer(world, tmp_path / "base", small_course(), data=data) as trainer:
+        before = weights(trainer)
+        with pytest.raises(NotFiniteError, match=rf"batch \d+ of seed 13.*{data.query_ids[victim]}\b"):
+            for _ in range(4):  # an epoch
+                before = weights(trainer)
+                trainer.step()
+        assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+def test_unlabelled_queries_are_learnt_from_the_teacher_alone(world: World, tmp_path: Path) -> None:
+    queries = QuerySet.open(world["queries"])
+    bare = QuerySet(queries.ids, queries.texts, queries.langs, queries.origins, queries.fields, {})
+    data, coverage = small_training_set(world, tmp_path / "base", queries=bare)
+    assert (coverage.labelled, coverage.unlabelled) == (0, 32)
+    with small_trainer(world, tmp_path / "base", small_course(steps=30, learning_rate=3e-3), data=data) as trainer:
+        curve = [trainer.step() for _ in range(30)]
+    assert all(report["contrastive"] == 0 for report in curve)
+    assert curve[-1]["sentence"] < 0.8 * curve[0]["sentence"]
+
+
+def test_judgements_without_trust_teach_nothing(world: World, tmp_path: Path) -> None:
+    data, _ = small_training_set(world, tmp_path / "base")
+    data.trust[:] = 0
+    with small_trainer(world, tmp_path / "base", small_course(contrastive_weight=0.0), data=data) as trainer:
+        assert trainer.step()["loss"] == 0
+
+
+def test_similar_queries_share_their_judgements(world: World, tmp_path: Path) -> None:
+    """A passage drawn for one query teaches every query of the batch that has a judgement of it."""
+    with small_trainer(world, tmp_path / "base", small_course(negatives=0)) as trainer:
+        assert trainer.step()["sentence"] > 0
+
+
+def test_data_is_made_while_the_model_computes(world: World, tmp_path: Path) -> None:
+    with small_trainer(world, tmp_path / "base", small_course()) as trainer:
+        for _ in range(4):
+            trainer.step()
+        assert trainer.state.wait_s < trainer.state.busy_s
+        assert trainer.state.tokens > 0
