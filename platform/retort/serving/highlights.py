@@ -1,0 +1,126 @@
+"""Which words of a hit to mark, and the stretch of its text to show.
+
+A word matches a query's word when they are equal after folding (NFKC, case), or share a beginning of at least four
+letters and differ by at most three at the end (index, indexes, indexing). Short words that many passages of the corpus
+contain say nothing ("the", "de", "is") and are left out. No stop lists, no stemmers: it works alike in every language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retort.corpus.words import fold, word_spans
+
+Span = tuple[int, int]
+
+SNIPPET_CHARS = 320
+_WORD_REACH = 30
+_MIN_STEM = 4
+_MAX_ENDING = 3
+_COMMON_SHARE = 0.15
+_COMMON_CHARS = 3
+_FEWEST_TEXTS = 20
+
+
+def common_words(texts: Sequence[str]) -> frozenset[str]:
+    """Short words that more than 15 % of the texts contain: the function words of the corpus's languages.
+
+    A handful of texts cannot tell, and gives none.
+    """
+    if len(texts) < _FEWEST_TEXTS:
+        return frozenset()
+    counts: dict[str, int] = {}
+    for text in texts:
+        for word in {fold(text[start:end]) for start, end in word_spans(text) if end - start <= _COMMON_CHARS}:
+            counts[word] = counts.get(word, 0) + 1
+    return frozenset(word for word, count in counts.items() if count > _COMMON_SHARE * len(texts))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch [start, end) of a text, with the matching words inside it (offsets within the window)."""
+
+    start: int
+    end: int
+    words: list[Span]
+
+
+class Highlighter:
+    """The matching words of one query."""
+
+    def __init__(self, query: str, common: frozenset[str] = frozenset()) -> None:
+        """Words of `common` do not count, unless the query has no others."""
+        terms = {fold(query[start:end]) for start, end in word_spans(query)}
+        self.terms = terms - common or terms
+        self._stems: dict[str, list[str]] = {}
+        for term in self.terms:
+            if len(term) >= _MIN_STEM and term.isalpha():
+                self._stems.setdefault(term[:_MIN_STEM], []).append(term)
+
+    def matches(self, text: str) -> list[Span]:
+        """Spans of the words of `text` that match, in order."""
+        return [(start, end) for start, end in word_spans(text) if self._is_match(fold(text[start:end]))]
+
+    def _is_match(self, word: str) -> bool:
+        if word in self.terms:
+            return True
+        if len(word) < _MIN_STEM or not word.isalpha():
+            return False
+        return any(_same_stem(word, term) for term in self._stems.get(word[:_MIN_STEM], ()))
+
+
+def _same_stem(first: str, second: str) -> bool:
+    shared = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        shared += 1
+    return (
+        shared >= _MIN_STEM
+        and max(len(first), len(second)) - shared <= _MAX_ENDING
+        and 2 * shared >= max(len(first), len(second))
+    )
+
+
+def best_window(text: str, matches: Sequence[Span], size: int = SNIPPET_CHARS) -> Window:
+    """The stretch of about `size` characters that holds the most matching characters, cut between words."""
+    if len(text) <= size:
+        return Window(0, len(text), list(matches))
+    start = _densest(matches, size) if matches else 0
+    start = max(0, min(start - size // 6, len(text) - size))  # a little context before the first match
+    reach = min(_WORD_REACH, size // 4)  # so that the two cuts of a short window cannot pass each other
+    start = _word_start(text, start, reach)
+    end = _word_end(text, min(len(text), start + size), reach)
+    return Window(start, end, [(a - start, b - start) for a, b in matches if start <= a and b <= end])
+
+
+def _densest(matches: Sequence[Span], size: int) -> int:
+    """Where a window that begins at a match covers the most matching characters; the earliest of equals."""
+    best, best_covered, last, covered = matches[0][0], -1, 0, 0
+    for first, (begin, _) in enumerate(matches):
+        while last < len(matches) and matches[last][1] <= begin + size:
+            covered += matches[last][1] - matches[last][0]
+            last += 1
+        if covered > best_covered:
+            best, best_covered = begin, covered
+        if last > first:
+            covered -= matches[first][1] - matches[first][0]
+        else:
+            last = first + 1
+    return best
+
+
+def _word_start(text: str, position: int, reach: int) -> int:
+    """The next beginning of a word after a space, if there is one near; scripts without spaces are cut where they are."""
+    if position == 0:
+        return 0
+    space = next((at for at in range(position, min(position + reach, len(text))) if text[at].isspace()), None)
+    return position if space is None else space + 1
+
+
+def _word_end(text: str, position: int, reach: int) -> int:
+    if position >= len(text):
+        return len(text)
+    space = next((at for at in range(position, max(position - reach, 0), -1) if text[at].isspace()), None)
+    return position if space is None else space

@@ -1,0 +1,86 @@
+"""What stands round every request: its id, the size of its body, its clock, and the last net for mistakes of ours."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from retort.serving.problems import REQUEST_ID, RequestError, response_to
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+_DRAIN_FACTOR = 8
+
+
+class RequestShell:
+    """ASGI middleware, outermost. `observe(route, status, seconds)` is told of every answer.
+
+    Under Ray Serve the proxy already sends the request's id back (`send_id=False`), from the same header.
+    """
+
+    def __init__(self, app: ASGIApp, observe: Callable[[str, int, float], None], send_id: bool = True) -> None:
+        self._app, self._observe, self._send_id = app, observe, send_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; other ASGI messages pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        scope[REQUEST_ID] = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+        began = time.perf_counter()
+        status = 0
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-content-type-options"] = "nosniff"
+                if self._send_id:
+                    headers["x-request-id"] = scope[REQUEST_ID]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, stamped)
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:
+            if status:
+                raise  # the answer has begun: the server can only cut it off
+            await response_to(scope, error)(scope, receive, stamped)
+        finally:
+            route = scope.get("route")
+            self._observe(getattr(route, "path", "other"), status or 499, time.perf_counter() - began)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body; RequestError 413 above the limit, 415 for a type that is not JSON, 400 for a wrong length."""
+    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(
+            415, "unsupported-media-type", "The body must be JSON: send the header Content-Type: application/json."
+        )
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise RequestError(400, "bad-request", "The header Content-Length is not a number.")
+    chunks: list[bytes] = []
+    size = 0
+    if int(declared) <= _DRAIN_FACTOR * limit_bytes:
+        async for chunk in request.stream():
+            size += len(chunk)
+            # Read on for a while without keeping: a client that is still sending would not see the answer.
+            if size <= limit_bytes:
+                chunks.append(chunk)
+            elif size > _DRAIN_FACTOR * limit_bytes:
+                break
+    if max(size, int(declared)) > limit_bytes:
+        raise RequestError(
+            413, "body-too-large", f"The body is larger than {limit_bytes} bytes. Send fewer or shorter queries."
+        )
+    return b"".join(chunks)

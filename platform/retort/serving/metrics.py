@@ -1,0 +1,71 @@
+"""Numbers about the endpoint, in Prometheus's form: requests, stages, batches, queue.
+
+Each replica has its own registry; `/metrics` is that of the replica that answers, labelled with its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class ServingMetrics:
+    """All metrics of one replica."""
+
+    def __init__(self, replica: str = "") -> None:
+        self.registry = CollectorRegistry()
+        self._replica = replica
+        label = ("replica",)
+        self._requests = Counter(
+            "retort_requests", "HTTP requests answered.", ("route", "status", *label), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "retort_request_seconds",
+            "Time to answer an HTTP request.",
+            ("route", *label),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._stages = Histogram(
+            "retort_stage_seconds",
+            "Time per stage of a request.",
+            ("stage", *label),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._batch = Histogram(
+            "retort_batch_queries", "Queries per batch.", label, registry=self.registry, buckets=_SIZES
+        ).labels(replica)
+        self._queries = Counter("retort_queries", "Queries answered.", ("encoder", *label), registry=self.registry)
+        self._refused = Counter(
+            "retort_refused", "Requests refused because the queue was full.", label, registry=self.registry
+        ).labels(replica)
+        self.queued = Gauge(
+            "retort_queued_queries", "Queries waiting for a batch.", label, registry=self.registry
+        ).labels(replica)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count one HTTP answer; `route` is a route's pattern, never a raw path."""
+        self._requests.labels(route, str(status), self._replica).inc()
+        self._seconds.labels(route, self._replica).observe(seconds)
+        if status == 503:
+            self._refused.inc()
+
+    def batch(self, queries: int) -> None:
+        """Count one batch."""
+        self._batch.observe(queries)
+
+    def answered(self, encoder: str, queries: int, stages_ms: Mapping[str, float]) -> None:
+        """Count the queries of one request and the time of each stage (milliseconds)."""
+        self._queries.labels(encoder, self._replica).inc(queries)
+        for stage, milliseconds in stages_ms.items():
+            self._stages.labels(stage, self._replica).observe(milliseconds / 1000)
+
+    def render(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,273 @@
+"""What the endpoint takes and gives, as pydantic models; the OpenAPI document is made from these.
+
+Limits that depend on the deployment (query length, body size) are checked in api.py; what is fixed is here. Offsets of
+highlighted words count Unicode code points, start included, end excluded.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_K = 1000
+MAX_OFFSET = 10_000
+MAX_QUERIES = 128
+MAX_FILTERS = 16
+MAX_FILTER_VALUES = 1000
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line ends
+
+
+def _searchable(text: str) -> str:
+    """Refuse what no corpus text can match and what breaks terminals and logs: control characters, and nothing but space."""
+    found = _CONTROL.search(text)
+    if found:
+        raise ValueError(f"character {found.start()} is the control character U+{ord(found[0]):04X}; remove it")
+    if not text.strip():
+        raise ValueError("text is empty; give at least one character that is not space")
+    return text
+
+
+def _name(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("a name holds no control characters")
+    return text
+
+
+QueryText = Annotated[str, AfterValidator(_searchable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_name)]
+Scalar = Annotated[str, StringConstraints(max_length=1000)] | bool | int | float
+
+
+class _Strict(BaseModel):
+    """Unknown fields are errors; so are numbers written as strings."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Range(_Strict):
+    """A half-open range: `gte` <= value < `lt`; either side may be left out, not both."""
+
+    gte: Scalar | None = Field(None, description="Smallest value that passes.")
+    lt: Scalar | None = Field(None, description="First value that no longer passes.")
+
+    @model_validator(mode="after")
+    def _sides(self) -> Self:
+        if self.gte is None and self.lt is None:
+            raise ValueError("a range needs gte, lt or both")
+        if self.gte is not None and self.lt is not None and isinstance(self.gte, str) != isinstance(self.lt, str):
+            raise ValueError("gte and lt must both be numbers or both be strings")
+        return self
+
+
+FilterValue = Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=MAX_FILTER_VALUES)] | Range
+Filters = Annotated[dict[Name, FilterValue], Field(max_length=MAX_FILTERS)]
+
+
+class SearchRequest(_Strict):
+    """One query, or several that share every other setting."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "how do I read a file line by line", "k": 5},
+                {"queries": ["open a socket", "close a socket"], "k": 3, "group_by": "doc_id"},
+                {"query": "sort a list", "filters": {"lang": "en", "section": ["builtins", "heapq"]}},
+            ]
+        }
+    )
+
+    query: QueryText | None = Field(None, description="The query. Give this or `queries`.")
+    queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = Field(
+        None, description="Several queries, answered together in the same order."
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="Hits per query.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Hits to skip, for paging.")
+    encoder: Name | None = Field(None, description="Name of the query encoder. Default: the release's default.")
+    filters: Filters | None = Field(
+        None,
+        description="Corpus field -> a value, a list of values (any passes), or a range {gte, lt}; all fields must pass.",
+    )
+    group_by: Literal["doc_id"] | None = Field(None, description="Keep only the best passage of each document.")
+    rerank: int | None = Field(
+        None, ge=1, le=MAX_K, description="Re-rank this many hits with the release's teacher, where it has one."
+    )
+    hybrid: bool = Field(False, description="Fuse with BM25, where the release has it.")
+    highlight: bool = Field(True, description="Return a snippet and the words that match the query.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.query is None) == (self.queries is None):
+            raise ValueError("give either query or queries")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """The queries, one or several."""
+        return [self.query] if self.query is not None else list(self.queries or [])
+
+
+class Snippet(BaseModel):
+    """The part of a passage's text that is worth showing."""
+
+    text: str = Field(description="A stretch of the passage's text, cut at words.")
+    start: int = Field(description="Where it begins in the passage's text, in code points.")
+    cut_before: bool = Field(description="Whether text was left out before it.")
+    cut_after: bool = Field(description="Whether text was left out after it.")
+    words: list[tuple[int, int]] = Field(description="Matching words: [start, end) within the snippet, in code points.")
+
+
+class Hit(BaseModel):
+    """One passage found."""
+
+    passage_id: str = Field(description="The passage's id in the corpus.")
+    score: float = Field(description="Similarity of query and passage; see the answer's score_kind.")
+    text: str = Field(description="The passage's text, without its title.")
+    title: str = Field(description="The title of its document; empty if there is none.")
+    doc_id: str = Field(description="The document it belongs to.")
+    lang: str = Field(description="Language tag (BCP 47); empty if unknown.")
+    section: str = Field(description="Section of the corpus; empty if there is none.")
+    fields: dict[str, Any] = Field(description="Further corpus fields, which filters can use.")
+    snippet: Snippet | None = Field(None, description="Present unless highlight is false.")
+    title_words: list[tuple[int, int]] = Field(default_factory=list, description="Matching words of the title.")
+
+
+class ReleaseStamp(BaseModel):
+    """Which artefacts answered."""
+
+    name: str = Field(description="The release.")
+    index: str = Field(description="Digest of the index.")
+    encoder: str = Field(description="Name of the query encoder.")
+    encoder_digest: str = Field(description="Digest of the query encoder.")
+
+
+class Timings(BaseModel):
+    """Milliseconds per stage; encode and search are those of the batch this request was part of."""
+
+    queue: float = Field(description="Waiting for the batch before to end.")
+    encode: float = Field(description="Queries to vectors.")
+    search: float = Field(description="Vectors to passages: index, filters, grouping.")
+    fetch: float = Field(description="Passage texts and highlights.")
+    total: float = Field(description="All of it, inside the replica.")
+
+
+class _Answer(BaseModel):
+    release: ReleaseStamp
+    score_kind: Literal["cosine", "inner_product", "reranked", "fused"] = Field(description="What `score` is.")
+    timings_ms: Timings
+    degraded: bool = Field(False, description="True when some shard did not answer in time.")
+    missing_shards: list[int] = Field(default_factory=list, description="The shards that did not answer.")
+
+
+class SearchResponse(_Answer):
+    """The answer to one query."""
+
+    hits: list[Hit]
+
+
+class QueryHits(BaseModel):
+    """The hits of one of several queries."""
+
+    hits: list[Hit]
+
+
+class BatchSearchResponse(_Answer):
+    """The answers to several queries, in their order."""
+
+    results: list[QueryHits]
+
+
+class EmbeddingsRequest(BaseModel):
+    """As OpenAI's embeddings endpoint takes it; `input_type` is our addition."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"input": ["a first text", "a second"], "model": "default"}]},
+    )
+
+    input: QueryText | Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] = Field(
+        description="A text or several. Token arrays are not taken: the endpoint has its own tokenizer."
+    )
+    model: Name = Field("default", description="Name of a query encoder of the release, or `default`.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Numbers, or base64 of little-endian float32."
+    )
+    dimensions: int | None = Field(None, ge=1, description="Must equal the encoder's dimension if given.")
+    user: str | None = Field(None, description="Accepted and not used.")
+    input_type: Literal["query", "passage"] = Field(
+        "query", description="Which side of the encoder, for those with prefixes."
+    )
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, one or several."""
+        return [self.input] if isinstance(self.input, str) else list(self.input)
+
+
+class EmbeddingItem(BaseModel):
+    """One vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="Place of its text in `input`.")
+    embedding: list[float] | str = Field(description="The vector, or its base64 form.")
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    """As OpenAI's embeddings endpoint answers."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingUsage
+
+
+class EncoderInfo(BaseModel):
+    """A query encoder that is being served."""
+
+    name: str
+    digest: str
+    dimension: int
+
+
+class ServiceInfo(BaseModel):
+    """What is being served: the search page reads this."""
+
+    release: str
+    index: str
+    index_digest: str
+    passages: int
+    default_encoder: str
+    encoders: list[EncoderInfo]
+    examples: list[str] = Field(description="Queries to try.")
+    max_query_chars: int
+
+
+class FieldProblem(BaseModel):
+    """One thing wrong with a request body."""
+
+    field: str = Field(description="Path of the field; empty for the whole body.")
+    message: str
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 problem details (application/problem+json)."""
+
+    type: str = Field(description="A URI reference naming the kind of problem.")
+    title: str = Field(description="The kind of problem in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was wrong here, what was expected, how to mend it.")
+    instance: str = Field(description="The path asked for.")
+    request_id: str = Field(description="Quote this when asking for help.")
+    errors: list[FieldProblem] | None = Field(None, description="Each wrong field, for a body that does not fit.")

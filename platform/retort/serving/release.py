@@ -1,0 +1,205 @@
+"""A release: one index, the query encoders over it, and the texts to show. The only thing that serving changes.
+
+make_release(store, index, encoders)   from artefacts; refuses an encoder of another passage space
+save_release / load_release            through the store's pointer `release-NAME`, which `promote` and `rollback` move
+open_release(release, store)           -> Searcher, ready to answer (loads weights, maps shards)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retort.config import describe_validation
+from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
+from retort.serving.searcher import QueryEncoder, Searcher
+from retort.store import Artefact, Store
+
+if TYPE_CHECKING:
+    from retort.corpus.lookup import Passages
+    from retort.indexing.search import ShardedIndex
+
+_EXAMPLES = 5
+_EXAMPLE_CHARS = (12, 80)
+
+
+class ArtefactRef(BaseModel):
+    """An artefact as a release names it: found by kind and key, checked by digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    key: str
+    digest: str
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> Self:
+        """The reference to an artefact."""
+        return cls(kind=artefact.kind, name=artefact.name, key=artefact.key, digest=artefact.digest)
+
+    def find(self, store: Store) -> Artefact:
+        """The artefact; NotFoundError if the store has lost it, CorruptError if another one lies in its place."""
+        found = store.find(self.kind, self.key)
+        if found is None:
+            raise NotFoundError(
+                f"The release names {self.kind}/{self.name} ({self.key[:12]}), which is not in {store.uri}. Make it again, or promote another release."
+            )
+        if found.digest != self.digest:
+            raise CorruptError(
+                f"{found} has digest {found.digest[:12]}, the release names {self.digest[:12]}. Promote the release again."
+            )
+        return found
+
+
+class Release(BaseModel):
+    """What an endpoint serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="Name of the release.")
+    index: ArtefactRef = Field(description="The index that is searched.")
+    corpus: ArtefactRef = Field(description="The corpus that its passages come from.")
+    encoders: dict[str, ArtefactRef] = Field(min_length=1, description="Query encoders by the name that requests use.")
+    default_encoder: str = Field(description="The encoder of a request that names none.")
+    examples: list[str] = Field(default_factory=list, description="Queries that the search page offers.")
+    created: str = Field(description="When it was put together, ISO 8601 UTC.")
+
+    @model_validator(mode="after")
+    def _default_is_there(self) -> Self:
+        if self.default_encoder not in self.encoders:
+            raise ValueError(f"default_encoder {self.default_encoder!r} is not one of {', '.join(self.encoders)}")
+        return self
+
+
+def passage_space_of(encoder: Artefact) -> str:
+    """The passage space that an encoder's query vectors belong to: from its manifest, else computed from its weights."""
+    recorded = encoder.metrics.get("passage_space")
+    if recorded:
+        return str(recorded)
+    from retort.models.dual_encoder import passage_space
+
+    return passage_space(encoder.local())
+
+
+def make_release(
+    store: Store,
+    index: Artefact,
+    encoders: Mapping[str, Artefact] | None = None,
+    *,
+    name: str | None = None,
+    default_encoder: str | None = None,
+) -> Release:
+    """A release of `index` with these query encoders (default: the one that made its embeddings).
+
+    Raises IncompatibleError for an encoder whose passage space is not the index's, naming those in the store that fit.
+    """
+    embeddings = index.input("embeddings")
+    own = embeddings.input("encoder")
+    chosen = dict(encoders) if encoders else {own.name: own}
+    check_compatible(store, index, own, chosen)
+    corpus = embeddings.input("corpus")
+    return Release(
+        name=name or index.name,
+        index=ArtefactRef.of(index),
+        corpus=ArtefactRef.of(corpus),
+        encoders={key: ArtefactRef.of(encoder) for key, encoder in chosen.items()},
+        default_encoder=default_encoder or next(iter(chosen)),
+        examples=example_queries(store, corpus),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def check_compatible(store: Store, index: Artefact, own: Artefact, encoders: Mapping[str, Artefact]) -> None:
+    """Raise IncompatibleError unless every encoder scores in the passage space of the index (that of `own`, which made it)."""
+    others = [encoder for encoder in encoders.values() if encoder.digest != own.digest]
+    if not others:
+        return
+    wanted = passage_space_of(own)
+    for encoder in others:
+        space = passage_space_of(encoder)
+        if space != wanted:
+            fitting = [item.name for item in store.list("encoder") if passage_space_of(item) == wanted]
+            raise IncompatibleError(
+                f"Query encoder {encoder.name!r} scores in passage space {space[:12]}, index {index.name!r} is in {wanted[:12]}. "
+                f"Encoders that fit this index: {', '.join(sorted(set(fitting))) or 'none in this store'}. "
+                f"Name one of these, or embed and index the corpus again with {encoder.name!r}."
+            )
+
+
+def example_queries(store: Store, corpus: Artefact) -> list[str]:
+    """A few of the corpus's own held-out queries, of readable length, spread over the set."""
+    for queries in reversed(store.list("queries")):
+        bound = any(record.kind == "corpus" and record.digest == corpus.digest for record in queries.manifest.inputs)
+        if bound and not queries.name.endswith(".train") and "queries.parquet" in queries.files():
+            texts = queries.part("queries.parquet", columns=["text"]).column("text").to_pylist()
+            low, high = _EXAMPLE_CHARS
+            fitting = list(dict.fromkeys(text for text in texts if low <= len(text) <= high and text.isprintable()))
+            step = max(1, len(fitting) // _EXAMPLES)
+            return fitting[::step][:_EXAMPLES]
+    return []
+
+
+def _pointer_name(name: str) -> str:
+    return f"release-{name}"
+
+
+def save_release(store: Store, release: Release) -> int:
+    """Move the pointer of this name to the release; returns its version. BusyError when somebody else moves it now."""
+    pointer = store.pointer(_pointer_name(release.name))
+    version = pointer.read().version
+    if not pointer.swap(version, release.model_dump(mode="json")):
+        raise BusyError(
+            f"Release {release.name!r} was moved by somebody else at the same time: look at it and try again."
+        )
+    return version + 1
+
+
+def load_release(store: Store, name: str, version: int | None = None) -> Release:
+    """The release that the pointer of this name holds now, or held at `version`."""
+    found = store.pointer(_pointer_name(name)).read(version)
+    if found.value is None:
+        raise NotFoundError(f"There is no release {name!r} in {store.uri}. Name an index instead: retort serve INDEX.")
+    try:
+        return Release.model_validate(found.value)
+    except ValidationError as error:
+        raise CorruptError(
+            f"Release {name!r} in {store.uri} cannot be read: {describe_validation(error, Release)}"
+        ) from None
+
+
+def has_release(store: Store, name: str) -> bool:
+    """Whether a release of this name was ever saved."""
+    return store.pointer(_pointer_name(name)).read().value is not None
+
+
+def open_release(release: Release, store: Store, threads: int = 1, device: str | None = None) -> Searcher:
+    """Load everything that a release names, check that it belongs together, and answer one query to warm up."""
+    from retort.corpus.lookup import Passages
+    from retort.indexing.search import ShardedIndex
+    from retort.models.dual_encoder import DualEncoder
+
+    index = ShardedIndex.open(release.index.find(store), threads=threads)
+    passages = Passages.open(release.corpus.find(store))
+    _check_rows(release, index, passages)
+    encoders: dict[str, QueryEncoder] = {
+        name: DualEncoder.load(ref.find(store).local(), device=device) for name, ref in release.encoders.items()
+    }
+    searcher = Searcher(encoders, release.default_encoder, index, passages)
+    searcher.warm_up()
+    return searcher
+
+
+def _check_rows(release: Release, index: ShardedIndex, passages: Passages) -> None:
+    """A row of the index is that row of the corpus: hits are fetched by row."""
+    count = len(index)
+    rows = np.unique(np.linspace(0, count - 1, num=min(count, 16), dtype=np.int64))
+    if count != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
+        raise CorruptError(
+            f"Index {release.index.name!r} ({count} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "
+            "Embed and index the corpus again."
+        )

