@@ -1,0 +1,153 @@
+"""`retort ...`: one command per job, and the commands that go round them.
+
+Parses, calls, prints; three lines of logic here are a sign that a library function is missing. Every job's options come
+from its config model (pydantic-settings), a YAML file (`--config`) gives what the command line does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from retort import __version__
+from retort.arguments import parse
+from retort.errors import ConfigError, RetortError
+from retort.pipeline.jobs import JOBS, job
+from retort.resources import gentle_threads
+from retort.store import Artefact, open_store
+from retort.terminal import TerminalProgress, artefact_table, lineage_lines
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 for anything the user can mend, 130 after Ctrl-C)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=False, soft_wrap=True)
+    if not given or given[0] in ("-h", "--help", "help"):
+        _help(console)
+        return 0
+    if given[0] == "--version":
+        console.print(f"retort {__version__}", highlight=False)
+        return 0
+    logging.basicConfig(
+        level=os.environ.get("RETORT_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    gentle_threads()
+    name, rest = given[0], given[1:]
+    try:
+        if name in JOBS:
+            run_job(name, rest, console)
+        elif name in COMMANDS:
+            COMMANDS[name][0](rest, console)
+        else:
+            raise ConfigError(f"There is no command {name!r}. Commands: {', '.join([*COMMANDS, *JOBS])}.")
+    except RetortError as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]retort {name}:[/] ", str(error), sep="", markup=True, highlight=False
+        )
+        return error.exit_code
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Interrupted. What was complete is kept: the same command goes on from there.", highlight=False
+        )
+        return INTERRUPTED
+    return 0
+
+
+def run_job(name: str, arguments: Sequence[str], console: Console | None = None) -> dict[str, Artefact]:
+    """One job from its command line; prints what was made."""
+    console = console or Console(soft_wrap=True)
+    chosen = job(name)
+    config = parse(chosen.config, arguments, f"retort {name}")
+    outcome = chosen.step(config, progress=TerminalProgress(console))
+    made = {name: outcome} if isinstance(outcome, Artefact) else dict(outcome)
+    console.print(artefact_table(made))
+    return made
+
+
+class _StoreOnly(BaseModel):
+    store: str | None = None
+
+
+class _Lineage(_StoreOnly):
+    """An artefact's ancestry."""
+
+    ref: str
+
+
+class _List(_StoreOnly):
+    """Artefacts in the store."""
+
+    kind: str | None = None
+
+
+def _ls(arguments: Sequence[str], console: Console) -> None:
+    config = parse(_List, arguments, "retort ls", positional="kind")
+    store = open_store(config.store)
+    found = store.list(config.kind)
+    console.print(artefact_table({item.uri: item for item in found}) if found else f"Store {store.uri} is empty.")
+
+
+def _lineage(arguments: Sequence[str], console: Console) -> None:
+    config = parse(_Lineage, arguments, "retort lineage", positional="ref")
+    for line in lineage_lines(open_store(config.store).get(config.ref)):
+        console.print(line, highlight=False, markup=False)
+
+
+def _run(arguments: Sequence[str], console: Console) -> None:
+    from retort.pipeline.commands import run_plan
+
+    run_plan(arguments, console)
+
+
+def _quickstart(arguments: Sequence[str], console: Console) -> None:
+    from retort.pipeline.commands import run_quickstart
+
+    run_quickstart(arguments, console)
+
+
+def _serve(arguments: Sequence[str], console: Console) -> None:
+    from retort.pipeline.commands import run_serve
+
+    run_serve(arguments, console)
+
+
+def _query(arguments: Sequence[str], console: Console) -> None:
+    from retort.pipeline.commands import run_query
+
+    run_query(arguments, console)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
+    "quickstart": (_quickstart, "The whole path on the embedded sample, or on your own data (--data FOLDER)."),
+    "run": (_run, "Run a pipeline: a YAML file, or one that ships with the package by name."),
+    "serve": (_serve, "Serve an index over HTTP, with a search page."),
+    "query": (_query, "Ask a running endpoint."),
+    "ls": (_ls, "List the artefacts in the store."),
+    "lineage": (_lineage, "Show how an artefact came to be."),
+}
+
+
+def _help(console: Console) -> None:
+    console.print(
+        "retort: distil, tune, index and serve dense retrieval on Ray.\n\nUsage: retort COMMAND [OPTIONS]    retort COMMAND --help\n"
+    )
+    width = max(len(name) for name in [*COMMANDS, *JOBS]) + 2
+    for title, rows in (
+        ("Whole paths", {name: text for name, (_, text) in COMMANDS.items()}),
+        ("Jobs", {name: item.summary for name, item in JOBS.items()}),
+    ):
+        console.print(f"{title}:", highlight=False)
+        for name, text in rows.items():
+            console.print(f"  {name:<{width}}{text}", highlight=False, markup=False)
+        console.print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from retort.errors import ConfigError, NotFoundError
+from retort.pipeline.plan import load_plan, shipped_plans, step_config
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_pipelines_beside_the_jobs_are_valid(path):
+    assert load_plan(str(path)).steps
+
+
+def test_the_shipped_pipelines_are_valid():
+    assert "quickstart" in shipped_plans()
+    assert all(load_plan(name).steps for name in shipped_plans())
+
+
+def test_overrides_reach_nested_fields():
+    plan = load_plan("quickstart", {"ingest.columns.text": "body", "seed": 5})
+    config = step_config(plan, "ingest", {}, "here")
+    assert config.columns.text == "body" and config.seed == 5 and config.name == "quickstart-ingest"
+
+
+def test_an_override_of_an_unknown_step_names_the_steps():
+    with pytest.raises(ConfigError, match="no step 'teachr'. Steps: ingest, "):
+        load_plan("quickstart", {"teachr.epochs": 1})
+
+
+def test_an_unknown_pipeline_names_those_there_are():
+    with pytest.raises(NotFoundError, match="no pipeline 'quickstrat'.*quickstart"):
+        load_plan("quickstrat")
+
+
+def test_a_step_without_a_job_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\nsteps:\n  a: {source: x}\n")
+    with pytest.raises(ConfigError, match="step 'a' has no job"):
+        load_plan(str(tmp_path / "p.yaml"))
+
+
+def test_an_unknown_job_names_the_jobs(tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\nsteps:\n  a: {job: ingset}\n")
+    with pytest.raises(ConfigError, match="no job 'ingset'. Jobs: ingest, "):
+        load_plan(str(tmp_path / "p.yaml"))
+
+
+def test_yaml_that_is_none_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_plan(str(tmp_path / "p.yaml"))
