@@ -1,0 +1,224 @@
+"""Distilling on Ray Train: it learns, any number of workers agrees, a killed run goes on exactly, and anyone can use the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from retort.distillation.distil import DistilConfig, distil
+from retort.distillation.fakes import publish_judgements
+from retort.models.dual_encoder import DualEncoder
+from retort.models.fakes import tiny_encoder
+from retort.store import Artefact, open_store
+from retort.teaching.fakes import SMALL_WORDS, publish_small_world
+from retort.teaching.trainer import NotFiniteError
+
+World = dict[str, Artefact]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    tiny_encoder(tmp_path / "base", SMALL_WORDS, layers=3)
+    store = open_store()
+    artefacts = publish_small_world(store, passages=40, queries=32, per_part=8, depth=8)
+    return {**artefacts, "judgements": publish_judgements(store, artefacts)}
+
+
+@pytest.fixture
+def other_store(world: World, tmp_path: Path) -> str:
+    """The same artefacts in another store."""
+    shutil.copytree(world["corpus"].store_area().root, tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+def config(tmp_path: Path, **more: Any) -> DistilConfig:
+    settings = {
+        "base": str(tmp_path / "base"), "corpus": "small", "queries": "small", "judgements": "small", "dev_queries": "small",
+        "dev_candidates": "small", "batch_queries": 8, "similar": 4, "epochs": 5, "learning_rate": 2e-3, "frozen": (), "evaluate_every": 5,
+        "precision": "fp32", "resources": {"workers": 1, "threads": 1},
+    }  # fmt: skip
+    return DistilConfig(**{**settings, **more})
+
+
+def weights(encoder: Artefact) -> dict[str, torch.Tensor]:
+    return load_file(encoder.local("model.safetensors"))
+
+
+class Watch:
+    """Progress that calls back at each report and keeps the notes."""
+
+    def __init__(self, on_update: Callable[[], None] = lambda: None) -> None:
+        self.on_update = on_update
+        self.done = 0.0
+        self.notes: list[str] = []
+        self.said: list[str] = []
+
+    @contextmanager
+    def task(self, description: str, total: float | None = None) -> Iterator[Watch]:
+        yield self
+
+    def update(self, advance: float = 1, *, note: str | None = None) -> None:
+        self.done += advance
+        self.notes.append(note or "")
+        self.on_update()
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_an_encoder_is_distilled_published_and_not_distilled_twice(world: World, tmp_path: Path) -> None:
+    watch = Watch()
+    encoder = distil(config(tmp_path), watch)
+    found = encoder.metrics
+    assert encoder.kind == "encoder" and found["steps"] == 20
+    assert [entry["step"] for entry in found["history"]] == [0, 5, 10, 15, 20]
+    assert found["better_than_base"] is True and found["dev_mrr10_student"] > found["dev_mrr10_base"] + 0.1
+    assert found["last_loss"] < found["first_loss"] and found["word_maps"] == 256
+    assert watch.done == 20 and any(
+        "loss" in note and "examples/s" in note and "dev MRR@10" in note for note in watch.notes
+    )
+    assert {r.role for r in encoder.manifest.inputs} == {
+        "base",
+        "corpus",
+        "queries",
+        "judgements",
+        "dev_queries",
+        "dev_candidates",
+    }
+    assert not [path for path in encoder.area.root.iterdir() if path.name.startswith("_")], "scratch is gone"
+    again = Watch()
+    assert distil(config(tmp_path), again).digest == encoder.digest
+    assert again.notes == [] and "already made" in again.said[0]
+
+    # What others load.
+    texts = ["amber birch", "the river of stone"]
+    ours = DualEncoder.load(encoder.local(), device="cpu", precision="fp32")
+    assert ours.passage_space == found["passage_space"]
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(encoder.local()), device="cpu").encode(texts)
+    assert np.allclose(ours.encode(texts), theirs, atol=1e-5)
+    card = encoder.local("README.md").read_text()
+    assert "small-student" in card and world["judgements"].digest[:12] in card and "| this encoder |" in card
+
+    # What training wrote while it ran.
+    logs = encoder.store_area().root / "logs" / "encoder" / encoder.key[:16]
+    lines = [json.loads(line) for line in (logs / "training.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    assert all(
+        {"contrastive", "sentence", "word", "grad_norm", "examples_per_s", "wait_s"} <= line.keys() for line in steps
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(logs))
+    board.Reload()
+    assert [event.value for event in board.Scalars("distil/loss")] == pytest.approx(
+        [line["loss"] for line in steps], rel=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_two_workers_distil_what_one_does(world: World, other_store: str, tmp_path: Path) -> None:
+    one = distil(config(tmp_path, epochs=2))
+    two = distil(
+        config(tmp_path, epochs=2, store=other_store, chunk_tokens=256, resources={"workers": 2, "threads": 1})
+    )
+    assert one.key == two.key
+    curves = [json.loads(e.local("training_curve.json").read_text())["loss"] for e in (one, two)]
+    assert curves[1][:4] == pytest.approx(curves[0][:4], rel=2e-3)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, atol=4e-3, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_changes_nothing(world: World, other_store: str, tmp_path: Path) -> None:
+    unbroken = distil(config(tmp_path))
+    killed: list[int] = []
+
+    def kill_after_a_checkpoint() -> None:
+        if watch.done >= 12 and not killed:
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    killed.append(process.pid)
+                    process.kill()
+
+    watch = Watch(kill_after_a_checkpoint)
+    broken = distil(config(tmp_path, store=other_store), watch)
+    assert killed
+    assert broken.digest == unbroken.digest
+
+
+DRIVER = """
+import sys, time
+import retort.distillation.loop as loop
+from retort.distillation.distil import DistilConfig, distil
+
+def slow(settings, link):
+    import retort.distillation.loop as loop
+    step = loop.DistilTrainer.step
+    def later(self, flag=False):
+        time.sleep(0.2)
+        return step(self, flag)
+    loop.DistilTrainer.step = later
+    try:
+        plain(settings, link)
+    finally:
+        loop.DistilTrainer.step = step
+
+plain, loop.teach_student = loop.teach_student, slow
+distil(DistilConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+def snapshots(store: str) -> list[Path]:
+    """Ray's lists of registered checkpoints."""
+    return list(Path(store).glob("encoder/*/_scratch/**/checkpoint_manager_snapshot.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_gone_on_from_with_the_same_digest(world: World, other_store: str, tmp_path: Path) -> None:
+    unbroken = distil(config(tmp_path))
+    settings = config(tmp_path, store=other_store)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, settings.model_dump_json()], start_new_session=True)
+    deadline = time.monotonic() + 400
+    # Not the checkpoint's files: Ray registers it seconds later on a busy machine, and an unregistered one does not count.
+    while not any('"checkpoint_dir_name"' in path.read_text() for path in snapshots(other_store)):
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    watch = Watch()
+    finished = distil(settings, watch)
+    assert finished.digest == unbroken.digest
+    assert len(watch.notes) <= 15, "the steps before the checkpoint are not done again"
+
+
+@pytest.mark.slow
+def test_a_smaller_student_of_a_later_round_is_measured_against_the_base(world: World, tmp_path: Path) -> None:
+    first = distil(config(tmp_path, epochs=1, name="first"))
+    second = distil(config(tmp_path, epochs=1, name="second", start="first", layers=2, word_weight=0, round=1))
+    assert second.metrics["dev_mrr10_base"] == pytest.approx(first.metrics["dev_mrr10_base"], abs=1e-4)
+    student = DualEncoder.load(second.local(), device="cpu")
+    assert student.model.config.num_hidden_layers == 2
+    assert not [name for name in weights(second) if "layer.2." in name]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(world: World, tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match=r"batch \d+.*last good checkpoint is kept in .*_scratch"):
+        distil(config(tmp_path, learning_rate=1e30, clip_norm=1e30))

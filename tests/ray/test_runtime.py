@@ -1,0 +1,99 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from retort.errors import InputError
+from retort.resources import Resources
+from retort.runtime.loop import run_training
+from retort.runtime.stages import map_parts
+
+
+class Lengths:
+    """Dies at its first try of the part "dies-NN", refuses "poison"."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, part):
+        tries = self.folder / part
+        tries.write_text("x" * (1 + (len(tries.read_text()) if tries.exists() else 0)))
+        if part == "poison":
+            raise InputError("row 7 of part poison is empty.")
+        if part.startswith("dies") and len(tries.read_text()) == 1:
+            os._exit(1)
+        return {"length": len(part), "tries": len(tries.read_text())}
+
+
+def test_a_killed_actor_costs_nothing_but_its_part(tmp_path):
+    stats = map_parts(Lengths, {"folder": str(tmp_path)}, ["a", "dies-00", "ccc"], Resources(), describe="measured")
+    assert [item["length"] for item in stats] == [1, 7, 3]
+    assert stats[1]["tries"] == 2
+
+
+def test_a_workers_own_error_reaches_the_caller_as_it_is(tmp_path):
+    with pytest.raises(InputError, match="row 7 of part poison"):
+        map_parts(Lengths, {"folder": str(tmp_path)}, ["poison"], Resources(), describe="measured")
+
+
+def test_a_plan_that_cannot_start_is_refused(tmp_path):
+    with pytest.raises(InputError, match="do not fit this Ray cluster"):
+        map_parts(Lengths, {"folder": str(tmp_path)}, ["a"] * 999, Resources(workers=999), describe="measured")
+
+
+def count_to_five(settings, link):
+    with link.restored() as folder:
+        start = int((folder / "step").read_text()) if folder else 0
+    for step in range(start, 5):
+        link.report({"step": step})
+        if step % 2:
+            link.save(lambda into, done=step + 1: (into / "step").write_text(str(done)), {"step": step})
+        if step == 3 and start == 0 and settings["die"]:
+            os._exit(1)
+    if settings["fail"]:
+        raise InputError("loss is NaN at step 5.")
+
+
+def test_training_goes_on_after_a_lost_worker(tmp_path):
+    outcome = run_training(
+        count_to_five,
+        {"die": True, "fail": False},
+        Resources(),
+        scratch=str(tmp_path / "s"),
+        run_name="r",
+        into=tmp_path / "last",
+    )
+    steps = [report["step"] for report in outcome.reports]
+    # Ray registers a checkpoint a moment after it is written, so the newest may be lost with the worker; never all of them.
+    assert sorted(set(steps)) == [0, 1, 2, 3, 4] and steps[-1] == 4 and steps.count(0) == 1
+    assert (tmp_path / "last" / "step").read_text() == "4"
+
+
+def test_a_loops_own_error_ends_the_run_with_its_message(tmp_path):
+    with pytest.raises(InputError, match="loss is NaN at step 5"):
+        run_training(
+            count_to_five,
+            {"die": False, "fail": True},
+            Resources(),
+            scratch=str(tmp_path / "s"),
+            run_name="r",
+            into=tmp_path / "l",
+        )
+
+
+def test_the_standard_librarys_platform_is_the_one_in_a_ray_worker():
+    import ray
+
+    root = str(Path(__file__).resolve().parents[2])
+
+    @ray.remote(num_cpus=0.1)
+    def where(folder):
+        import importlib
+        import sys
+
+        os.chdir(folder)
+        sys.path.insert(0, "")
+        sys.modules.pop("platform", None)
+        return importlib.import_module("platform").__file__
+
+    assert root not in ray.get(where.remote(root))
