@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.text import Text
 
 from retort import __version__
 from retort.arguments import parse
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"There is no command {name!r}. Commands: {', '.join([*COMMANDS, *JOBS])}.")
     except RetortError as error:
         Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]retort {name}:[/] ", str(error), sep="", markup=True, highlight=False
+            Text.assemble((f"retort {name}: ", "bold red"), str(error)), highlight=False
         )
         return error.exit_code
     except KeyboardInterrupt:
