@@ -97,4 +97,5 @@ def test_the_endpoint_answers_a_real_client(command, finished):
         assert second.returncode == 2 and str(port) in second.stderr and "Traceback" not in second.stderr
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(timeout=60)
+        said = server.communicate(timeout=60)[0]
+    assert server.returncode == 0 and "Ending." in said and "SIGTERM received" not in said, said

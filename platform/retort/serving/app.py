@@ -214,7 +214,8 @@ def run(config: ServeConfig, console: Console | None = None, progress: Progress 
     """Serve until Ctrl-C (or SIGTERM); prints where."""
     # Without RAY_ADDRESS, Ray is this process's own (runtime.connecting) and ends with it.
     own_ray = not os.environ.get("RAY_ADDRESS")
-    with _ended_by_sigterm(), serving(config, progress, leave=own_ray) as endpoint:
+    # Twice: starting Ray puts its core's own handler over the first, which would end this process with a stack trace.
+    with _ended_by_sigterm(), serving(config, progress, leave=own_ray) as endpoint, _ended_by_sigterm():
         _say(console, f"Search page   {endpoint.url}/")
         _say(console, f"API           {endpoint.url}/docs")
         _say(console, f"Ready after {endpoint.seconds_to_ready:.1f} s. Ctrl-C ends it.")
