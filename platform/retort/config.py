@@ -20,7 +20,10 @@ from retort.resources import Resources
 
 @dataclass(frozen=True)
 class Ref:
-    """Marks a field that names an artefact of this kind: `corpus: Annotated[str, Ref("corpus")]`."""
+    """Marks a field that names an artefact of this kind: `corpus: Annotated[str, Ref("corpus")]`.
+
+    A field of several is marked alike: `sets: Annotated[tuple[str, ...], Ref("queries")]`.
+    """
 
     kind: str
 
@@ -53,6 +56,17 @@ class JobConfig(BaseModel):
             for marker in field.metadata
             if isinstance(marker, Ref)
         }
+
+    def named(self) -> dict[str, tuple[str, str]]:
+        """Role -> (reference, kind) of each artefact named; those of a field of several are FIELD.0, FIELD.1, ..."""
+        found: dict[str, tuple[str, str]] = {}
+        for field, marker in self.references().items():
+            value = getattr(self, field)
+            if isinstance(value, tuple):
+                found |= {f"{field}.{number}": (one, marker.kind) for number, one in enumerate(value)}
+            elif value is not None:
+                found[field] = (value, marker.kind)
+        return found
 
     def identity(self) -> dict[str, Any]:
         """The result-affecting part of this config, as JSON-ready values."""

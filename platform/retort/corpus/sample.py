@@ -31,7 +31,7 @@ PACKAGES = (
 )  # fmt: skip
 """Well-documented distributions that Retort needs in every install (no extra), by their names on the package index."""
 
-SPLIT_SHARES = {"test": 0.18, "dev": 0.10}
+SPLIT_SHARES = {"test": 0.2, "dev": 0.2}
 """Shares of the modules; the rest is train."""
 
 MODULE_LIMIT = 40

@@ -78,6 +78,13 @@ JOBS: dict[str, Job] = {
             "Train a dual-encoder student from the teacher's judgements.",
         ),
         Job(
+            "tune",
+            "retort.tuning.tune",
+            "TuneConfig",
+            "tune",
+            "Tune the query encoder alone over stored vectors, every language kept.",
+        ),
+        Job(
             "evaluate",
             "retort.evaluation.evaluate",
             "EvaluateConfig",

@@ -92,14 +92,24 @@ def _check(plan: Plan, where: str) -> None:
     for name, fields in plan.steps.items():
         if "job" not in fields:
             raise ConfigError(f"{where}: step {name!r} has no job. Write for example `job: ingest`.")
-        for value in fields.values():
-            match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        for value in references(fields):
+            match = REFERENCE.fullmatch(value)
             if match and match[1] not in seen:
                 raise ConfigError(
                     f"{where}: step {name!r} refers to {value!r}, which is no earlier step. Earlier: {', '.join(seen) or 'none'}."
                 )
         step_config(plan, name, {}, where)
         seen.append(name)
+
+
+def references(fields: Mapping[str, Any]) -> list[str]:
+    """What a step's fields refer to (`$step`, `$step.output`), alone or in a list."""
+    values = [one for value in fields.values() for one in (value if isinstance(value, list) else [value])]
+    return [value for value in values if isinstance(value, str) and value.startswith("$")]
+
+
+def _resolved(value: Any, made: Mapping[str, str]) -> Any:
+    return made.get(value, value) if isinstance(value, str) and value.startswith("$") else value
 
 
 def step_config(plan: Plan, name: str, made: Mapping[str, str], where: str) -> Any:
@@ -110,5 +120,5 @@ def step_config(plan: Plan, name: str, made: Mapping[str, str], where: str) -> A
     if plan.store:
         values["store"] = plan.store
     for field, value in fields.items():
-        values[field] = made.get(value, value) if isinstance(value, str) and value.startswith("$") else value
+        values[field] = [_resolved(one, made) for one in value] if isinstance(value, list) else _resolved(value, made)
     return chosen.config.validated(values, f"{where}, step {name!r}")

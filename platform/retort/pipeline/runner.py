@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from retort.errors import ConfigError
 from retort.pipeline.jobs import job
-from retort.pipeline.plan import Plan, step_config
+from retort.pipeline.plan import Plan, references, step_config
 from retort.progress import QUIET, Progress
 from retort.runtime.connecting import connected
 from retort.store import Artefact
@@ -31,11 +31,7 @@ def run_pipeline(plan: Plan, progress: Progress = QUIET) -> PipelineRun:
         for number, (name, fields) in enumerate(plan.steps.items(), 1):
             began = time.monotonic()
             made = {reference: artefact.uri for reference, artefact in run.artefacts.items()}
-            missing = [
-                value
-                for value in fields.values()
-                if isinstance(value, str) and value.startswith("$") and value not in made
-            ]
+            missing = [value for value in references(fields) if value not in made]
             if missing:
                 outputs = [reference for reference in made if reference.startswith(missing[0].split(".")[0])]
                 raise ConfigError(f"Step {name!r} refers to {missing[0]!r}; that step made {', '.join(outputs)}.")
