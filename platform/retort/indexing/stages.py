@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from retort.indexing.embedder import PartEmbedder
 from retort.indexing.shards import QuantiserTrainer, ShardBuilder, ShardRows, shard_name
 from retort.indexing.vectors import part_rows
 from retort.models.dual_encoder import DualEncoder
+from retort.models.onnx_graph import Backend
 from retort.progress import Progress
 from retort.resources import Resources
 from retort.runtime.stages import map_parts
@@ -24,28 +25,48 @@ __all__ = ["EmbeddingActor", "build_shards", "embed_parts", "train_quantiser"]
 class EmbeddingActor:
     """Opens the encoder once, then embeds the parts it is given."""
 
-    def __init__(self, draft: Draft, inputs: Mapping[str, Artefact], precision: str, token_budget: int | None) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        inputs: Mapping[str, Artefact],
+        precision: str,
+        backend: Backend | Literal["auto"],
+        token_budget: int | None,
+    ) -> None:
         encoder = DualEncoder.load(inputs["encoder"].local(), precision=precision)
+        self._backend = encoder.use_backend(backend)
         self._embedder = PartEmbedder(draft=draft, corpus=inputs["corpus"], encoder=encoder, token_budget=token_budget)
 
     def __call__(self, part: str) -> dict[str, Any]:
         """Embed one part; returns numbers about it."""
-        return self._embedder(part)
+        return {**self._embedder(part), "backend": self._backend}
 
 
 def embed_parts(
-    config: EmbedConfig, draft: Draft, inputs: Mapping[str, Artefact], parts: Sequence[str], progress: Progress
+    config: EmbedConfig,
+    backend: Backend | Literal["auto"],
+    draft: Draft,
+    inputs: Mapping[str, Artefact],
+    parts: Sequence[str],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Embed `parts`; returns {passages, seconds} of each."""
+    """Embed `parts`; returns {passages, seconds, backend} of each."""
     wanted = set(parts)
+    settings = {
+        "draft": draft,
+        "inputs": dict(inputs),
+        "precision": config.precision,
+        "backend": backend,
+        "token_budget": config.token_budget,
+    }
     return map_parts(
         EmbeddingActor,
-        {"draft": draft, "inputs": dict(inputs), "precision": config.precision, "token_budget": config.token_budget},
+        settings,
         parts,
         config.resources,
         describe="embedding passages",
         progress=progress,
-        weights={part: float(rows) for part, rows in part_rows(inputs["corpus"]) if part in wanted},
+        weights={part: float(count) for part, count in part_rows(inputs["corpus"]) if part in wanted},
     )
 
 

@@ -29,6 +29,7 @@ from retort.models.alignment import pooling_matrices
 from retort.models.backend import Precision, autocast, default_token_budget, pick_device, pick_precision
 from retort.models.batching import token_batches
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet, read_config
+from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, onnx_graph
 from retort.models.pairs import CutPairs, PairBatch, PairCutter
 from retort.models.tokenising import UnencodableTextError
 from retort.models.word_maps import WordMap, word_maps_of
@@ -100,7 +101,20 @@ class CrossEncoder:
         # Many tokenizers offer token types to models that know none, or only one.
         knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
         types = knows_types and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+        self._types = types
         self._cutter = PairCutter(tokenizer, self.max_tokens, types=types)
+        self._graph: OnnxGraph | None = None
+
+    def use_backend(self, backend: Backend) -> None:
+        """Let `score` run in this backend, with the weights as they are now; word maps always run in torch.
+
+        Raises:
+            ConfigError: it is not there. ModelError: this architecture cannot be exported.
+        """
+        check_backend(backend, self.device)
+        self._graph = None
+        if backend != "torch":
+            self._graph = onnx_graph(self.model, "logits", types=self._types, int8=backend == "onnx-int8")
 
     @classmethod
     def load(
@@ -247,7 +261,8 @@ class CrossEncoder:
         """Return logits [b] and, for k > 0, the batch's word maps."""
         with torch.inference_mode(), autocast(self.precision, self.device):
             if k == 0:
-                return relevance(self.model(**batch.inputs).logits).cpu().numpy(), []
+                logits = self.model(**batch.inputs).logits if self._graph is None else self._graph(batch.inputs)
+                return relevance(logits).cpu().numpy(), []
             output, probabilities = self._attend(batch.inputs, layers, heads)
         assert batch.query_words is not None and batch.passage_words is not None
         with torch.inference_mode():

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from retort.models.backend import Precision, autocast, default_token_budget, pic
 from retort.models.batching import pad, token_batches
 from retort.models.layout import Layout, read_layout, write_layout
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet
+from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
 from retort.models.pooling import POOLINGS, pool
 from retort.models.tokenising import TextTokenizer, UnencodableTextError
 from retort.progress import Task
@@ -99,6 +100,7 @@ class DualEncoder(nn.Module):
         }
         self.to(pick_device(device))
         self.eval()
+        self._graph: OnnxGraph | None = None
 
     @classmethod
     def load(
@@ -111,6 +113,7 @@ class DualEncoder(nn.Module):
         normalise: bool | None = None,
         prefixes: Mapping[str, str] | None = None,
         max_tokens: int | Mapping[str, int] | None = None,
+        backend: Backend | Literal["auto"] = "torch",
     ) -> DualEncoder:
         """Load a local folder; what is given overrides what the folder says.
 
@@ -123,9 +126,10 @@ class DualEncoder(nn.Module):
             normalise: whether vectors get length 1.
             prefixes: texts laid before each "query" and "passage".
             max_tokens: longest input in tokens, for both sides or each.
+            backend: what `encode` runs in (`onnx_graph.py`); "auto" takes what is faster with equal numbers here.
 
         Raises:
-            NotFoundError: no such folder. ModelError: what is in it cannot be used.
+            NotFoundError: no such folder. ModelError: what is in it cannot be used. ConfigError: no such backend here.
         """
         path = Path(folder)
         # ModernBERT's compiled kernels and the like are not asked for: the same numbers everywhere.
@@ -140,7 +144,29 @@ class DualEncoder(nn.Module):
         layout = read_layout(path, max_positions(model.config, tokenizer)).replaced(
             pooling=pooling, normalise=normalise, prefixes=prefixes, max_tokens=max_tokens
         )
-        return cls(model, tokenizer, layout, device=device, precision=precision)
+        encoder = cls(model, tokenizer, layout, device=device, precision=precision)
+        encoder.use_backend(backend)
+        return encoder
+
+    def use_backend(self, backend: Backend | Literal["auto"]) -> Backend:
+        """Let `encode` run in this backend, with the weights as they are now; returns the one chosen.
+
+        `forward` always runs in torch, and training goes back to torch for good: a graph keeps the weights it was made of.
+        """
+        chosen: Backend = (
+            faster_backend(self.model, "last_hidden_state", self.precision) if backend == "auto" else backend
+        )
+        check_backend(chosen, self.device)
+        self._graph = None
+        if chosen != "torch":
+            self._graph = onnx_graph(self.model, "last_hidden_state", int8=chosen == "onnx-int8")
+        return chosen
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; weights that may change leave the graph behind."""
+        if mode:
+            self._graph = None
+        return super().train(mode)
 
     # What it is
 
@@ -274,12 +300,20 @@ class DualEncoder(nn.Module):
             with torch.inference_mode(), autocast(self.precision, device):
                 for batch in token_batches([len(row) for row in rows], budget):
                     ids, mask = pad([rows[i] for i in batch], padding, device)  # [b, t]
-                    vectors[batch] = self(ids, mask)[1].cpu().numpy()  # [b, d]
+                    vectors[batch] = self._vectors(ids, mask).cpu().numpy()  # [b, d]
                     if progress is not None:
                         progress.update(len(batch))
         finally:
             self.train(training)
         return vectors
+
+    def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return vectors [b, d] float32 of ids and mask [b, t], in the backend in use."""
+        if self._graph is None:
+            vectors: Tensor = self(ids, mask)[1]
+            return vectors
+        states = self._graph({"input_ids": ids, "attention_mask": mask})  # [b, t, d]
+        return pool(states, mask, self.pooling, self.normalise)
 
     def _tokenize_chunk(self, texts: Sequence[str], side: Side, start: int) -> list[list[int]]:
         try:
