@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -17,9 +18,10 @@ def report_table(report: dict[str, Any]) -> Table:
     table = Table(
         title=f"{report['queries']['count']:,} test queries, {report['corpus']['passages']:,} passages",
         title_justify="left",
+        box=box.SIMPLE_HEAD,  # narrow enough for 80 columns
     )
     table.add_column("System", no_wrap=True)
-    for title in ("MRR@10", "nDCG@10", "Recall@100", "ms per query", "Index"):
+    for title in ("MRR@10", "nDCG@10", "Recall@100", "ms/query", "Index"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in report["systems"]:
         mark = " (served)" if row["name"] == served else ""

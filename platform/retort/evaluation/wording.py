@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from retort.pages.numbers import change, measure_title, score, size
+
+__all__ = [
+    "change", "lower_first", "measure_title", "milliseconds", "p_only", "p_value", "score", "size", "snippet", "system_title",
+]  # fmt: skip
 
 SYSTEM_TITLES = {"bm25": "BM25", "base": "Base encoder", "student": "Student", "teacher": "Teacher re-ranking"}
 """Systems in the order of every table, with their names for readers."""
@@ -11,25 +15,6 @@ SYSTEM_TITLES = {"bm25": "BM25", "base": "Base encoder", "student": "Student", "
 def system_title(name: str) -> str:
     """`student` -> `Student`."""
     return SYSTEM_TITLES.get(name, name)
-
-
-def measure_title(name: str) -> str:
-    """`ndcg@10` -> `nDCG@10`."""
-    family, _, cutoff = name.partition("@")
-    return {"mrr": "MRR", "ndcg": "nDCG", "recall": "Recall", "success": "Success"}.get(family, family) + f"@{cutoff}"
-
-
-def score(value: float | None) -> str:
-    """A measure in [0, 1] with three decimals."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def change(value: float) -> str:
-    """A difference with its sign; a true minus, and no sign on zero."""
-    text = f"{abs(value):.3f}"
-    if float(text) == 0:
-        return text
-    return f"+{text}" if value > 0 else f"−{text}"
 
 
 def p_value(p: float) -> str:
@@ -55,16 +40,6 @@ def milliseconds(value: float | None) -> str:
     if value < 1:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
-
-
-def size(size_bytes: int | None) -> str:
-    """`12.3 MB`; decimal units, as disks are sold."""
-    if size_bytes is None:
-        return "–"
-    if size_bytes < 1000:
-        return f"{size_bytes} B"
-    step = min(4, int(math.log10(size_bytes) // 3))
-    return f"{size_bytes / 1000**step:.1f} {('B', 'kB', 'MB', 'GB', 'TB')[step]}"
 
 
 def snippet(text: str, limit: int = 220) -> str:
