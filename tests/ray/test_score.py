@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from tests.rerank_desk import Desk
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
@@ -112,6 +113,25 @@ def test_the_word_level_can_be_off(world: World) -> None:
     assert set(off.table()["word_map"].to_pylist()) == {None}
 
 
+def test_a_service_gives_the_sentence_level_and_its_cost_is_counted(world: World, monkeypatch) -> None:
+    monkeypatch.setenv("RETORT_RERANK_KEY", "very-private")
+    desk = Desk()
+    desk.plan = [(429, {"retry-after": "0"})]
+    service = {"url": desk.url, "requests_per_minute": 1e6, "price_per_request": 0.25}
+    try:
+        made = score(world.config(teacher=None, service=service, word_level=False, name="by-service"))
+    finally:
+        desk.close()
+    texts = Passages.open(world.made["corpus"])
+    for part in made.parts():
+        for row in made.part(part).to_pylist():
+            share = len(texts.texts([row["passage_id"]])[0]) / 100
+            assert np.isclose(row["score"], np.log(share / (1 - share)), atol=1e-4) and row["word_map"] is None
+    assert made.metrics["service_retries"] == 1
+    assert made.metrics["service_cost"] == 0.25 * len(desk.seen) == 0.25 * made.metrics["service_requests"]
+    assert "very-private" not in str(made.manifest.model_dump()) and set(desk.keys) == {"Bearer very-private"}
+
+
 def test_earlier_scores_are_taken_over_where_they_mean_the_same(world: World, other_store: str) -> None:
     with pytest.raises(IncompatibleError, match=r"other settings \(top_k\)"):
         score(world.config(reuse=world.judgements.uri, top_k=3))
@@ -152,6 +172,7 @@ DRIVER = """
 import sys, time
 import retort.teaching.stages as stages
 from retort.teaching.score import ScoreConfig, score
+from tests.rerank_desk import Desk
 
 class Slow(stages.ScoringActor):
     def __call__(self, part):

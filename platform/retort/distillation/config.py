@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from retort.config import JobConfig, Ref, plain
 from retort.mining.filtering import FilterSettings
+from retort.store import Policy
 
 __all__ = ["DistilConfig"]
 
@@ -38,6 +39,10 @@ class DistilConfig(JobConfig):
     embeddings: Annotated[str | None, Ref("embeddings")] = Field(
         None,
         description="The base's vectors of the corpus, to find similar queries by their answers too. Default: by the queries alone.",
+    )
+    teacher_audit: Annotated[str | None, Ref("report")] = Field(
+        None,
+        description="Audit of the teacher behind the judgements: one that failed is refused. Default: not asked for.",
     )
     use_unlabelled: bool = Field(True, description="Learn from queries without labels too, from the teacher alone.")
     use_unjudged: bool = Field(
@@ -130,6 +135,9 @@ class DistilConfig(JobConfig):
     checkpoint_minutes: float = plain(5.0, gt=0, description="Minutes between checkpoints.")
     checkpoint_steps: int | None = plain(None, ge=1, description="Steps between checkpoints, besides those by time.")
     max_failures: int = plain(3, ge=0, description="Lost workers after which the run gives up.")
+    policy: Policy = plain(
+        default_factory=Policy, description="Licences and personal data that base, teacher and data may bring along."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DistilConfig:

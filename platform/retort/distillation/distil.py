@@ -35,7 +35,8 @@ from retort.models.dual_encoder import DualEncoder
 from retort.models.imports import encoder_artefact
 from retort.models.judgements import Judgements
 from retort.progress import QUIET, Progress
-from retort.store import Artefact, Draft, cache_root, inherited, open_store
+from retort.store import Artefact, Draft, cache_root, enforce, inherited, open_store
+from retort.teaching.audit_gate import require_passed
 from retort.teaching.optimising import freeze
 from retort.teaching.trainer import NotFiniteError
 
@@ -47,7 +48,7 @@ COSINE_TEMPERATURE = 0.05
 
 
 REFERENCES = (("base", "encoder"), ("start", "encoder"), ("corpus", "corpus"), ("queries", "queries"), ("judgements", "judgements"),
-              ("dev_queries", "queries"), ("dev_candidates", "candidates"), ("embeddings", "embeddings"))  # fmt: skip
+              ("dev_queries", "queries"), ("dev_candidates", "candidates"), ("embeddings", "embeddings"), ("teacher_audit", "report"))  # fmt: skip
 
 
 def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
@@ -59,7 +60,8 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
     Raises:
         NotFoundError: an input is not in the store.
         IncompatibleError: the judgements are of another corpus or other queries.
-        InputError: nothing to learn from, or no hard negatives where some are asked for.
+        InputError: nothing to learn from, no hard negatives where some are asked for, or the teacher failed its audit.
+        PolicyError: an input brings a licence or personal data that the policy forbids.
         ModelError: the base cannot be trained so (layers, tokenizer).
         NotFiniteError: the loss became infinite or not a number; the last checkpoint is kept.
     """
@@ -71,6 +73,9 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
         if reference is not None:
             inputs[role] = encoder_artefact(reference, store) if kind == "encoder" else store.get(reference, kind)
     _check_bound(inputs)
+    if "teacher_audit" in inputs:
+        require_passed(inputs["teacher_audit"], *_teacher_of(inputs["judgements"]))
+    enforce(config.policy, inputs)
     name = config.name or f"{inputs['corpus'].name}-student"[:100]
     draft = store.draft("encoder", name, step="distil", inputs=inputs, config=config.identity())
     done = draft.published
@@ -92,6 +97,16 @@ def _check_bound(inputs: Mapping[str, Artefact]) -> None:
                 f"{judgements} is about {role} {record.name} ({record.digest[:12]}), this run has {inputs[role].name} "
                 f"({inputs[role].digest[:12]}). Name the {role} that were judged, or score candidates of these."
             )
+
+
+def _teacher_of(judgements: Artefact) -> tuple[str, str]:
+    """(digest, name) of the teacher that judged."""
+    for record in judgements.manifest.inputs:
+        if record.role == "teacher":
+            return record.digest, record.name
+    raise IncompatibleError(
+        f"{judgements} does not say which teacher judged, so no audit can speak for it. Score the candidates again, or leave teacher_audit out."
+    )
 
 
 def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], progress: Progress) -> Artefact:

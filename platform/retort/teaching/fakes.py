@@ -46,6 +46,7 @@ class FakeJudge:
     """Score = characters of the passage minus those of the query; refuses passages with the word `boom`, answers nan to `nan`."""
 
     seen: list[tuple[str, str]] = field(default_factory=list)
+    by_query: bool = False
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return one verdict per pair; `seen` keeps the pairs in the order asked."""

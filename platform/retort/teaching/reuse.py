@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from retort.store import Artefact, cache_root
 
-__all__ = ["ReuseIndex", "pair_hash"]
+__all__ = ["ReuseIndex", "ReuseIndexes", "pair_hash"]
 
 COLUMNS = ["score", "window", "word_map"]
 
@@ -88,4 +89,21 @@ class ReuseIndex:
                 pa.array(rows[mine].astype(np.int64))
             )
             found.update(zip(hits[mine].tolist(), table.to_pylist(), strict=True))
+        return found
+
+
+class ReuseIndexes:
+    """Several earlier judgements as one: what the first does not hold, the next may."""
+
+    def __init__(self, indexes: Sequence[ReuseIndex]) -> None:
+        """Take the indexes in the order in which they are asked."""
+        self._indexes = list(indexes)
+
+    def find(self, hashes: list[str]) -> dict[int, dict[str, Any]]:
+        """Return score, window and word_map for the positions of `hashes` that were judged before."""
+        found: dict[int, dict[str, Any]] = {}
+        for index in self._indexes:
+            left = [position for position in range(len(hashes)) if position not in found]
+            hits = index.find([hashes[position] for position in left])
+            found |= {left[position]: row for position, row in hits.items()}
         return found

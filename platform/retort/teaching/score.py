@@ -10,20 +10,24 @@ run goes on with the parts that are missing and ends with the digest of an unbro
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retort.config import JobConfig, Ref, plain
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.errors import ConfigError, IncompatibleError, InputError
+from retort.models.backend import pick_device
 from retort.models.cross_encoder import CrossEncoder
 from retort.models.imports import teacher_artefact
+from retort.models.onnx_graph import check_backend
 from retort.progress import QUIET, Progress
-from retort.store import Artefact, Draft, Store, inherited, open_store
+from retort.store import Artefact, Draft, Policy, Store, enforce, inherited, open_store
+from retort.teaching.audit_gate import require_passed
 from retort.teaching.checks import check_candidates
 from retort.teaching.quarantine import quarantine_name
+from retort.teaching.rerank_service import RerankService, service_totals
 
 __all__ = ["ScoreConfig", "score"]
 
@@ -36,8 +40,12 @@ class ScoreConfig(JobConfig):
     candidates: Annotated[str, Ref("candidates")] = Field(description="Candidates artefact: the pairs to judge.")
     corpus: Annotated[str, Ref("corpus")] = Field(description="Corpus artefact with the passages' texts.")
     queries: Annotated[str, Ref("queries")] = Field(description="Queries artefact with the queries' texts.")
-    teacher: Annotated[str, Ref("teacher")] = Field(
-        description="Teacher artefact, a folder, or a Hugging Face id of a cross-encoder with one or two logits."
+    teacher: Annotated[str | None, Ref("teacher")] = Field(
+        None, description="Teacher artefact, a folder, or a Hugging Face id of a cross-encoder with one or two logits."
+    )
+    service: RerankService | None = Field(
+        None,
+        description="A reranking service over HTTP that gives the sentence level; word maps then come from `teacher`, or are off.",
     )
     word_level: bool = Field(True, description="Whether to keep the word-level map of each pair.")
     top_k: int = Field(
@@ -55,6 +63,10 @@ class ScoreConfig(JobConfig):
     precision: str = Field(
         "auto", pattern="^(auto|fp32|bf16)$", description="Arithmetic of the forward pass; auto: measured."
     )
+    backend: Literal["torch", "onnx", "onnx-int8"] = Field(
+        "torch",
+        description="What runs the forward pass without the word level: ONNX Runtime on a CPU gives equal scores, onnx-int8 faster and rougher ones.",
+    )
     token_budget: int | None = plain(
         None, ge=512, description="Tokens of one forward pass, padding included. Default: what suits the device."
     )
@@ -65,6 +77,43 @@ class ScoreConfig(JobConfig):
         None,
         description="Earlier judgements of the same teacher and settings: pairs of unchanged texts are taken from there.",
     )
+    teacher_audit: Annotated[str | None, Ref("report")] = Field(
+        None,
+        description="Audit of this teacher: one that failed is refused, and its judgements are weighted by what was measured.",
+    )
+    trust: bool = Field(
+        True, description="Whether the audit's figures become each judgement's trust; else all are trusted fully."
+    )
+    agree_with: Annotated[tuple[str, ...], Ref("judgements")] = Field(
+        (), description="What other teachers said of these candidates: what they contradict is trusted less."
+    )
+    policy: Policy = plain(
+        default_factory=Policy, description="Licences and personal data that teacher and data may bring along."
+    )
+
+    @model_validator(mode="after")
+    def _one_source_a_level(self) -> ScoreConfig:
+        if self.teacher is None and self.service is None:
+            raise ValueError("neither teacher nor service is named; name who judges the sentence level")
+        if self.service is not None and (self.teacher is None) == self.word_level:
+            raise ValueError(
+                "word_level is on without a local cross-encoder to make the maps; name teacher, or set word_level to false"
+                if self.word_level
+                else "teacher is named beside service although word_level is off; leave one of the two out"
+            )
+        if self.service is not None and (self.teacher_audit is not None or self.reuse is not None):
+            raise ValueError("teacher_audit and reuse are about a local teacher's scores; leave them out with service")
+        if self.backend != "torch" and (self.word_level or self.service is not None):
+            raise ValueError(
+                f"backend {self.backend} gives scores only; set word_level to false and name a teacher, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _others_need_an_audit(self) -> ScoreConfig:
+        if self.agree_with and (self.teacher_audit is None or not self.trust):
+            raise ValueError("agree_with weights the trust that an audit gives; name teacher_audit and leave trust on")
+        return self
 
 
 def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
@@ -73,15 +122,23 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
     Raises:
         NotFoundError: an input is not in the store.
         ModelError: the teacher is no cross-encoder with one or two logits, or its tokenizer has no offsets.
-        InputError: candidates name ids that the queries or the corpus lack, texts are empty, or too many rows are unreadable.
-        IncompatibleError: `reuse` was judged by another teacher or with other settings.
+        InputError: candidates name ids that the queries or the corpus lack, texts are empty, too many rows are unreadable,
+            or the teacher failed its audit.
+        IncompatibleError: `reuse` was judged by another teacher or with other settings, `agree_with` by this one.
+        PolicyError: an input brings a licence or personal data that the policy forbids.
     """
     store = open_store(config.store)
     candidates = store.get(config.candidates, "candidates")
     corpus = store.get(config.corpus, "corpus")
     queries = store.get(config.queries, "queries")
-    teacher = teacher_artefact(config.teacher, store)
-    inputs = {"candidates": candidates, "corpus": corpus, "queries": queries, "teacher": teacher}
+    inputs = {"candidates": candidates, "corpus": corpus, "queries": queries}
+    if config.teacher is not None:
+        inputs["teacher"] = teacher_artefact(config.teacher, store)
+    inputs |= {f"agree_with.{i}": store.get(ref, "judgements") for i, ref in enumerate(config.agree_with)}
+    if config.teacher_audit is not None:
+        inputs["teacher_audit"] = store.get(config.teacher_audit, "report")
+        require_passed(inputs["teacher_audit"], inputs["teacher"].digest, inputs["teacher"].name)
+    enforce(config.policy, inputs)
     draft = store.draft(
         "judgements", config.name or candidates.name, step="score", inputs=inputs, config=config.identity()
     )
@@ -89,9 +146,12 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
     if done is not None:
         progress.say(f"Judgements {done.name} are already made.")
         return done
-    earlier = _earlier_judgements(config, store, teacher)
-    # Loaded here once, so that a model that cannot teach is refused before any worker starts.
-    _check_word_level(config, CrossEncoder.load(teacher.local()))
+    earlier = _earlier_judgements(config, store, inputs.get("teacher"))
+    _check_others(inputs)
+    if "teacher" in inputs:
+        # Loaded here once, so that a model that cannot teach is refused before any worker starts.
+        _check_word_level(config, CrossEncoder.load(inputs["teacher"].local()))
+        check_backend(config.backend, pick_device())
     check_candidates(candidates, QuerySet.open(queries), Passages.open(corpus))
     with draft:
         return draft.published or _judge(config, draft, inputs, earlier, progress)
@@ -110,6 +170,11 @@ def _judge(
             f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
         )
     stats = score_parts(config, draft, inputs, missing, earlier, progress)
+    if config.service is not None:
+        asked = service_totals(stats)
+        progress.say(
+            f"The reranking service was asked {asked['service_requests']:,} times in this run, {asked['service_retries']:,} of them again; cost {asked['service_cost']:g}."
+        )
 
     quarantined = sum(
         draft.read_table(name, columns=["reason"]).num_rows
@@ -129,12 +194,43 @@ def _judge(
     seconds = sum(entry["seconds"] for entry in stats)
     judged = sum(entry["pairs"] - entry["reused"] for entry in stats)
     metrics: dict[str, Any] = {
+        "mean_trust": _mean_trust(draft, candidates.parts()),
         "pairs": rows,
         "quarantined": quarantined,
         "reused": sum(entry["reused"] for entry in stats),
         "pairs_per_worker_s": round(judged / seconds, 1) if seconds else None,
+        **service_totals(stats),
     }
     return draft.publish(rows=rows, metrics=metrics, **inherited(inputs.values()))
+
+
+def _mean_trust(draft: Draft, parts: list[str]) -> float:
+    """Return the mean trust of all judgements."""
+    total, count = 0.0, 0
+    for part in parts:
+        trust = draft.read_table(part, columns=["trust"]).column(0).to_numpy()
+        total, count = total + float(trust.sum()), count + len(trust)
+    return round(total / max(1, count), 4)
+
+
+def _check_others(inputs: dict[str, Artefact]) -> None:
+    """Refuse judgements of the same teacher (it agrees with itself), and those of another corpus or other queries."""
+    for role, other in inputs.items():
+        if not role.startswith("agree_with."):
+            continue
+        theirs = {record.role: record.digest for record in other.manifest.inputs}
+        own = inputs["teacher"].digest if "teacher" in inputs else None
+        if own is not None and theirs.get("teacher") == own:
+            raise IncompatibleError(
+                f"{role} names {other}, which is by this run's own teacher {own[:12]}: it would only agree with itself. "
+                "Name judgements of other teachers."
+            )
+        for kind in ("corpus", "queries"):
+            if theirs.get(kind) != inputs[kind].digest:
+                raise IncompatibleError(
+                    f"{role} names {other}, which is about other {kind} ({theirs.get(kind, 'unknown')[:12]}) than this run's "
+                    f"({inputs[kind].digest[:12]}). Let the other teacher judge the same candidates."
+                )
 
 
 def _check_word_level(config: ScoreConfig, teacher: CrossEncoder) -> None:
@@ -152,9 +248,9 @@ def _check_word_level(config: ScoreConfig, teacher: CrossEncoder) -> None:
         )
 
 
-def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact) -> Artefact | None:
+def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact | None) -> Artefact | None:
     """Return the artefact to reuse, after checking that its scores mean the same."""
-    if config.reuse is None:
+    if config.reuse is None or teacher is None:
         return None
     earlier = store.get(config.reuse, "judgements")
     theirs = {record.role: record.digest for record in earlier.manifest.inputs}.get("teacher")
@@ -166,7 +262,8 @@ def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact) ->
     different = [
         name
         for name, value in config.identity().items()
-        if name != "seed" and earlier.manifest.config.get(name) != value
+        # Neither changes what the teacher says; trust is given anew.
+        if name not in ("seed", "trust") and earlier.manifest.config.get(name) != value
     ]
     if different:
         raise IncompatibleError(

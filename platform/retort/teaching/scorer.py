@@ -2,7 +2,8 @@
 
     candidates part -> distinct pairs -> texts -> (scores judged before) -> teacher -> judgements part of the same name
 
-Pairs are sorted by length across the whole part before they are cut into batches, so that little of a batch is padding.
+PairScorer does the middle of that, for the audit too; PartScorer reads and writes round it. Pairs are sorted by length
+across the whole part before they are cut into batches, so that little of a batch is padding.
 The quarantine file is written before the part: a part that is there is complete, with everything that belongs to it.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from retort.models.cross_encoder import Judge as Teacher
 from retort.models.word_maps import WordMap
@@ -23,9 +25,9 @@ from retort.store import Artefact, Draft
 from retort.store.schemas import JUDGEMENT
 from retort.teaching.checks import KnownQueries
 from retort.teaching.quarantine import QUARANTINE, isolate, quarantine_name
-from retort.teaching.reuse import ReuseIndex, pair_hash
+from retort.teaching.reuse import pair_hash
 
-__all__ = ["Judge", "PartScorer", "QueryTexts", "TeacherJudge", "TextSource", "Verdict"]
+__all__ = ["Judge", "PairScorer", "PartScorer", "QueryTexts", "TeacherJudge", "TextSource", "Verdict"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ class Verdict:
 class Judge(Protocol):
     """Reads pairs; raises for the whole call when one of them cannot be read."""
 
+    @property
+    def by_query(self) -> bool:
+        """Whether a query's pairs are wanted together, rather than pairs of like length."""
+
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return one verdict per pair, in order."""
 
@@ -55,41 +61,30 @@ class TextSource(Protocol):
         """Return one text per id, in order."""
 
 
-class PartScorer:
-    """Judges parts of a candidates artefact and writes them through the draft."""
+class Earlier(Protocol):
+    """Judgements made before, as `reuse.ReuseIndex` has them."""
+
+    def find(self, hashes: list[str]) -> Mapping[int, Mapping[str, Any]]:
+        """Return score, window and word_map for the positions of `hashes` that were judged before."""
+
+
+class TrustSource(Protocol):
+    """How far to believe a teacher, as `trusted.TrustedTeacher` knows it."""
+
+    def weights(self, pairs: Sequence[tuple[str, str]], scores: Sequence[float]) -> NDArray[np.float64]:
+        """Return [n] in [0, 1] for (query id, passage id) pairs, whole queries at a time."""
+
+
+class PairScorer:
+    """Gives verdicts about pairs of ids; poisoned ones come back with a reason."""
 
     def __init__(
-        self,
-        *,
-        draft: Draft,
-        candidates: Artefact,
-        queries: TextSource,
-        passages: TextSource,
-        judge: Judge,
-        reuse: ReuseIndex | None = None,
+        self, *, queries: TextSource, passages: TextSource, judge: Judge, reuse: Earlier | None = None
     ) -> None:
         """Take everything open already; see `stages.py` for how an actor opens it."""
-        self._draft = draft
-        self._candidates = candidates
         self._queries, self._passages = queries, passages
         self._judge = judge
         self._reuse = reuse
-
-    def __call__(self, part: str) -> dict[str, Any]:
-        """Judge one part; return {pairs, quarantined, reused, seconds}."""
-        began = time.monotonic()
-        ids = distinct_pairs(self._candidates.part(part, columns=["query_id", "passage_id"]))
-        verdicts, hashes, reasons, reused = self.verdicts(ids)
-        kept = [i for i in range(len(ids)) if i not in reasons]
-        if reasons:
-            rows = [{"query_id": ids[i][0], "passage_id": ids[i][1], "reason": reasons[i]} for i in sorted(reasons)]
-            self._draft.write_table(quarantine_name(part), pa.Table.from_pylist(rows, schema=QUARANTINE))
-        self._draft.write_table(part, _table(ids, verdicts, hashes, kept))
-        seconds = time.monotonic() - began
-        log.info(
-            "%s: %d pairs judged, %d reused, %d quarantined in %.1f s", part, len(kept), reused, len(reasons), seconds
-        )
-        return {"pairs": len(kept), "quarantined": len(reasons), "reused": reused, "seconds": seconds}
 
     def verdicts(self, ids: list[tuple[str, str]]) -> tuple[list[Verdict | None], list[str], dict[int, str], int]:
         """Return verdict and content hash of each pair, the reason for each poisoned one, and how many were reused."""
@@ -103,11 +98,12 @@ class PartScorer:
         for position, row in before.items():
             verdicts[clean[position]] = Verdict(row["score"], row["window"], row["word_map"])
 
+        by_query = self._judge.by_query
         # Longest first: a device that is too small says so at once. Characters order well enough for the calls; the
         # teacher sorts by tokens inside a call.
         pending = sorted(
             (i for position, i in enumerate(clean) if position not in before),
-            key=lambda i: (-len(texts[i][0]) - len(texts[i][1]), i),
+            key=lambda i: (ids[i][0] if by_query else "", -len(texts[i][0]) - len(texts[i][1]), i),
         )
         for start in range(0, len(pending), PAIRS_AT_ONCE):
             chunk = pending[start : start + PAIRS_AT_ONCE]
@@ -135,6 +131,53 @@ class PartScorer:
         return [(queries.get(query, ""), passages.get(passage, "")) for query, passage in ids], reasons
 
 
+class PartScorer:
+    """Judges parts of a candidates artefact and writes them through the draft."""
+
+    def __init__(
+        self,
+        *,
+        draft: Draft,
+        candidates: Artefact,
+        queries: TextSource,
+        passages: TextSource,
+        judge: Judge,
+        reuse: Earlier | None = None,
+        trust: TrustSource | None = None,
+    ) -> None:
+        """Take everything open already; without `trust` every judgement is trusted fully."""
+        self._draft = draft
+        self._candidates = candidates
+        self._pairs = PairScorer(queries=queries, passages=passages, judge=judge, reuse=reuse)
+        self._trust = trust
+
+    def __call__(self, part: str) -> dict[str, Any]:
+        """Judge one part; return {pairs, quarantined, reused, seconds}."""
+        began = time.monotonic()
+        ids = distinct_pairs(self._candidates.part(part, columns=["query_id", "passage_id"]))
+        verdicts, hashes, reasons, reused = self._pairs.verdicts(ids)
+        kept = [i for i in range(len(ids)) if i not in reasons]
+        if reasons:
+            rows = [{"query_id": ids[i][0], "passage_id": ids[i][1], "reason": reasons[i]} for i in sorted(reasons)]
+            self._draft.write_table(quarantine_name(part), pa.Table.from_pylist(rows, schema=QUARANTINE))
+        trust = self._trusted(ids, verdicts, kept)
+        self._draft.write_table(part, _table(ids, verdicts, hashes, kept, trust))
+        seconds = time.monotonic() - began
+        log.info(
+            "%s: %d pairs judged, %d reused, %d quarantined in %.1f s", part, len(kept), reused, len(reasons), seconds
+        )
+        return {"pairs": len(kept), "quarantined": len(reasons), "reused": reused, "seconds": seconds}
+
+    def _trusted(
+        self, ids: Sequence[tuple[str, str]], verdicts: Sequence[Verdict | None], kept: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Return the trust of each pair that is kept."""
+        if self._trust is None or not kept:
+            return np.ones(len(kept))  # full trust until the teacher is audited
+        rows = [(ids[i], verdict.score) for i in kept if (verdict := verdicts[i]) is not None]
+        return self._trust.weights([pair for pair, _ in rows], [score for _, score in rows])
+
+
 def distinct_pairs(table: pa.Table) -> list[tuple[str, str]]:
     """Return (query_id, passage_id) in order, each pair once however many sources named it."""
     return list(
@@ -156,7 +199,13 @@ def _read(source: TextSource, ids: list[str]) -> tuple[dict[str, str], dict[str,
     return found, {ids[position]: reason for position, reason in reasons.items()}
 
 
-def _table(ids: list[tuple[str, str]], verdicts: list[Verdict | None], hashes: list[str], kept: list[int]) -> pa.Table:
+def _table(
+    ids: list[tuple[str, str]],
+    verdicts: list[Verdict | None],
+    hashes: list[str],
+    kept: list[int],
+    trust: NDArray[np.float64],
+) -> pa.Table:
     """Return the judgements part, rows in the order of the candidates."""
     rows = [verdict for i in kept if (verdict := verdicts[i]) is not None]
     assert len(rows) == len(kept), "every pair that is not quarantined has a verdict"
@@ -166,8 +215,7 @@ def _table(ids: list[tuple[str, str]], verdicts: list[Verdict | None], hashes: l
         pa.array([hashes[i] for i in kept], pa.string()),
         pa.array([row.score for row in rows], pa.float32()),
         pa.array([row.window for row in rows], pa.int16()),
-        # Full trust until the teacher is audited.
-        pa.array(np.ones(len(kept)), pa.float32()),
+        pa.array(trust, pa.float32()),
         pa.array([row.word_map for row in rows], pa.binary()),
     ]
     return pa.Table.from_arrays(columns, schema=JUDGEMENT)
@@ -191,6 +239,11 @@ class TeacherJudge:
         self._word_level = word_level
         self._top_k, self._layers, self._heads = top_k, layers, list(heads) or None
         self._token_budget = token_budget
+
+    @property
+    def by_query(self) -> bool:
+        """Pairs of like length make batches with little padding."""
+        return False
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return one verdict per pair, in order, from one forward pass."""

@@ -1,6 +1,6 @@
 """The training step: a cross-encoder learns from labelled queries and hard negatives to rank passages.
 
-    train_teacher(config) -> teacher     a Hugging Face folder of a cross-encoder with one logit
+    train_teacher(config) -> teacher     a Hugging Face folder of a cross-encoder with one logit, and the queries it has seen
 
 The work is done by `prepare.py` (arrays), `trainer.py` (steps) and `loop.py` (Ray Train). A killed run goes on from its
 last checkpoint in the draft's scratch folder; the best weights on held-out queries become the teacher.
@@ -27,10 +27,11 @@ from retort.errors import ConfigError, StorageError
 from retort.models.backend import pick_device, pick_precision
 from retort.models.imports import encoder_artefact
 from retort.progress import QUIET, Progress
-from retort.store import Artefact, Draft, inherited, open_store
+from retort.store import Artefact, Draft, Policy, enforce, inherited, open_store
 from retort.teaching.checks import check_candidates
 from retort.teaching.optimising import freeze
 from retort.teaching.prepare import HeldOut, prepare
+from retort.teaching.trained_on import TRAINED_ON, trained_on_table
 from retort.teaching.trainer import MEASURE, Course, NotFiniteError
 from retort.teaching.training_set import TrainingSet
 
@@ -97,6 +98,9 @@ class TrainTeacherConfig(JobConfig):
         16384, ge=512, description="Tokens of whole lists whose activations are held at once; less takes less memory."
     )
     max_failures: int = plain(3, ge=0, description="Lost workers after which the run gives up.")
+    policy: Policy = plain(
+        default_factory=Policy, description="Licences and personal data that base and data may bring along."
+    )
 
     @model_validator(mode="after")
     def _dev_candidates_need_queries(self) -> TrainTeacherConfig:
@@ -112,6 +116,7 @@ def train_teacher(config: TrainTeacherConfig, progress: Progress = QUIET) -> Art
         NotFoundError: an input is not in the store.
         ModelError: the base cannot become a cross-encoder, or its tokenizer has no offsets.
         InputError: candidates name ids that queries or corpus lack, texts are empty, or there is nothing labelled to learn from.
+        PolicyError: an input brings a licence or personal data that the policy forbids.
         NotFiniteError: the loss became infinite or not a number; the last checkpoint is kept.
     """
     store = open_store(config.store)
@@ -125,6 +130,7 @@ def train_teacher(config: TrainTeacherConfig, progress: Progress = QUIET) -> Art
         inputs["dev_queries"] = store.get(config.dev_queries, "queries")
     if config.dev_candidates is not None:
         inputs["dev_candidates"] = store.get(config.dev_candidates, "candidates")
+    enforce(config.policy, inputs)
     name = config.name or f"{inputs['base'].name}.{inputs['corpus'].name}"[:100]
     draft = store.draft("teacher", name, step="train-teacher", inputs=inputs, config=config.identity())
     done = draft.published
@@ -187,6 +193,8 @@ def _train(config: TrainTeacherConfig, draft: Draft, inputs: Mapping[str, Artefa
         teacher.model.load_state_dict(load_file(outcome.checkpoint / "best.safetensors"))
     with draft.folder_for() as target:
         teacher.save(target)
+    count = data.training_queries
+    draft.write_table(TRAINED_ON, trained_on_table(data.query_ids[:count], data.query_ids[count:]))
     if data.first_stage is not None and state["best_ndcg"] < data.first_stage:
         progress.say(
             f"Note: on held-out queries the teacher's nDCG@10 ({state['best_ndcg']:.3f}) is below that of the search which found the "

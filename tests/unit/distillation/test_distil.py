@@ -12,7 +12,7 @@ from retort.distillation.card import CardFacts, model_card
 from retort.distillation.distil import DistilConfig, distil
 from retort.distillation.feed import Feed
 from retort.distillation.loop import DATA_FOLDER, teach_student
-from retort.errors import ConfigError, IncompatibleError
+from retort.errors import ConfigError, IncompatibleError, InputError, PolicyError
 from retort.models.dual_encoder import DualEncoder
 from retort.runtime.loop import WorkerLink
 from retort.store import Artefact, open_store
@@ -55,6 +55,32 @@ def test_judgements_of_other_queries_are_refused(world: World, tmp_path: Path) -
         draft.publish()
     with pytest.raises(IncompatibleError, match=r"is about queries small .*, this run has others"):
         distil(DistilConfig(base=str(tmp_path / "base"), **{**NEEDED, "queries": "others"}))
+
+
+def test_a_teacher_that_failed_its_audit_teaches_nobody(world: World, tmp_path: Path) -> None:
+    store = open_store()
+    teacher = world["corpus"]  # what judged is known by its digest alone
+    draft = store.draft("judgements", "judged", step="fake", inputs={**world, "teacher": teacher}, config={})
+    with draft:
+        for part in world["judgements"].parts():
+            draft.write_table(part, world["judgements"].part(part))
+        draft.publish()
+    entry = {"name": "t", "digest": teacher.digest, "verdict": {"passed": False, "why": "Its gap is too wide."}}
+    with store.draft("report", "audited", step="audit", config={}) as audit:
+        audit.write_json("audit.json", {"teachers": [entry]})
+        audit.publish()
+    needed = {**NEEDED, "base": str(tmp_path / "base"), "teacher_audit": "audited"}
+    with pytest.raises(InputError, match=r"may not teach.*Its gap is too wide"):
+        distil(DistilConfig(**{**needed, "judgements": "judged"}))
+    with pytest.raises(IncompatibleError, match="does not say which teacher judged"):
+        distil(DistilConfig(**needed))
+    assert not store.list("encoder") or all(item.manifest.step != "distil" for item in store.list("encoder"))
+
+
+def test_the_policy_is_asked_before_any_work(world: World, tmp_path: Path) -> None:
+    settings = DistilConfig(base=str(tmp_path / "base"), policy={"allowed_licences": ["MIT"]}, **NEEDED)
+    with pytest.raises(PolicyError, match=r"encoder/base .*no known licence; allowed are MIT"):
+        distil(settings)
 
 
 def test_a_batch_without_any_comparison_is_refused(world: World, tmp_path: Path) -> None:

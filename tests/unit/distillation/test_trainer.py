@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from retort.corpus.queries import QuerySet
 from retort.distillation.fakes import small_course, small_dev_pool, small_trainer, small_training_set
 from retort.distillation.trainer import DistilTrainer
-from retort.store import Artefact
+from retort.models.judgements import Judgements
+from retort.store import Artefact, open_store
 from retort.teaching.trainer import NotFiniteError
 
 World = dict[str, Artefact]
@@ -175,3 +178,45 @@ def test_data_is_made_while_the_model_computes(world: World, tmp_path: Path) -> 
             trainer.step()
         assert trainer.state.wait_s < trainer.state.busy_s
         assert trainer.state.tokens > 0
+
+
+@pytest.mark.parametrize("level", ["sentence", "word"])
+def test_a_judgement_teaches_as_far_as_it_is_trusted(world: World, tmp_path: Path, level: str) -> None:
+    """The trust column reaches the loss: none teaches nothing, and what one judgement loses changes the gradient."""
+    zero = dict.fromkeys(("contrastive_weight", "sentence_weight", "word_weight"), 0.0)
+    course = small_course(clip_norm=1e9, **{**zero, f"{level}_weight": 1.0})
+    data, _ = small_training_set(world, tmp_path / "base")
+    generator = np.random.default_rng(3)
+    uneven = generator.random(len(data.trust)).astype(np.float32)
+    found = []
+    for trust in (np.ones_like(data.trust), np.full_like(data.trust, 0.5), np.zeros_like(data.trust), uneven):
+        with small_trainer(world, tmp_path / "base", course, data=replace(data, trust=trust)) as trainer:
+            trainer.step()
+            found.append(torch.cat([gradient.reshape(-1) for gradient in gradients(trainer).values()]))
+    full, half, none, some = found
+    assert full.norm() > 0 and none.abs().max() == 0
+    torch.testing.assert_close(half, full / 2, rtol=1e-4, atol=1e-6 * float(full.abs().max()))
+    assert float(torch.cosine_similarity(some, full, dim=0)) < 0.999
+
+
+def test_the_trust_that_scoring_wrote_is_what_training_reads(world: World, tmp_path: Path) -> None:
+    judgements = world["judgements"]
+    draft = open_store().draft("judgements", "weighted", step="fake", inputs=world, config={"weighted": True})
+    with draft:
+        for part in judgements.parts():
+            table = judgements.part(part)
+            trust = pa.array(np.linspace(0, 1, table.num_rows), pa.float32())
+            column = table.schema.get_field_index("trust")
+            draft.write_table(part, table.set_column(column, table.schema.field(column), trust))
+        weighted = draft.publish()
+    data, _ = small_training_set({**world, "judgements": weighted}, tmp_path / "base")
+    groups = Judgements.open(weighted)
+    for i, query in enumerate(data.query_ids):
+        group = groups.group(query)
+        stored = dict(zip(group.passage_ids, group.trust.tolist(), strict=True))
+        start, stop = data.judged.offsets[i], data.judged.offsets[i + 1]
+        read = {
+            data.passage_ids[row]: value
+            for row, value in zip(data.judged[i], data.trust[start:stop].tolist(), strict=True)
+        }
+        assert read == pytest.approx(stored)

@@ -58,6 +58,39 @@ def test_candidates_of_another_corpus_are_refused(world: dict[str, Artefact], st
 
 
 @pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("q0", "nowhere"), "names 1 passages that the corpus does not have: 'nowhere'"),
+        (("nobody", "p1"), "names 1 queries that the queries do not have: 'nobody'"),
+        (("q0", "empty"), "names 1 passages with an empty text: 'empty'"),
+    ],
+)
+def test_candidates_naming_what_is_not_there_or_empty_are_refused(
+    world: dict[str, Artefact], store: Store, publish_candidates: Any, row: tuple[str, str], message: str
+) -> None:
+    corpus = store.draft("corpus", "with-empty", step="test", config={})
+    with corpus:
+        table = world["corpus"].table()
+        empty = {**table.slice(0, 1).to_pylist()[0], "passage_id": "empty", "text": "  ", "title": ""}
+        corpus.write_table(
+            "part-00000.parquet", pa.concat_tables([table, pa.Table.from_pylist([empty], schema=PASSAGE)])
+        )
+        published = corpus.publish()
+    candidates = publish_candidates([[(*row, "bm25", 1)]])
+    with pytest.raises(InputError, match=message):
+        score(config({**world, "corpus": published, "candidates": candidates}))
+    assert not list(store.area.root.glob("judgements/*/*.parquet"))
+
+
+def test_a_tokenizer_without_offsets_is_refused(world: dict[str, Artefact], tmp_path: Path) -> None:
+    folder = tiny_cross_encoder(tmp_path / "slow", SMALL_WORDS)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CanineTokenizer"}))
+    with pytest.raises(ModelError, match="slow one without character offsets"):
+        score(config(world, teacher=str(folder)))
+
+
+@pytest.mark.parametrize(
     ("field", "value", "message"),
     [("layers", 9, "layers is 9.*has 2"), ("heads", (0, 4), r"heads names \[4\].*4 heads")],
 )
@@ -102,3 +135,19 @@ def _other_corpus(store: Store) -> Artefact:
     with draft:
         draft.write_table("part-00000.parquet", pa.Table.from_pylist([row], schema=PASSAGE))
         return draft.publish()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"teacher": None}, "neither teacher nor service"),
+        ({"teacher": None, "service": {"url": "http://x/rerank"}}, "name teacher, or set word_level to false"),
+        ({"service": {"url": "http://x/rerank"}, "word_level": False}, "leave one of the two out"),
+        ({"service": {"url": "http://x/rerank"}, "reuse": "y"}, "local teacher's scores"),
+        ({"backend": "onnx"}, "set word_level to false"),
+    ],
+)
+def test_sources_that_do_not_fit_together_are_refused(fields, said):
+    values = {"candidates": "c", "corpus": "p", "queries": "q", "teacher": "t", **fields}
+    with pytest.raises(ConfigError, match=said):
+        ScoreConfig.validated({name: value for name, value in values.items() if value is not None})
