@@ -125,11 +125,18 @@ def _query(arguments: Sequence[str], console: Console) -> None:
     run_query(arguments, console)
 
 
+def _apply_delta(arguments: Sequence[str], console: Console) -> None:
+    from retort.pipeline.commands import run_apply_delta
+
+    run_apply_delta(arguments, console)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
     "quickstart": (_quickstart, "The whole path on the embedded sample, or on your own data (--data FOLDER)."),
     "run": (_run, "Run a pipeline: a YAML file, or one that ships with the package by name."),
     "serve": (_serve, "Serve an index over HTTP, with a search page."),
     "query": (_query, "Ask a running endpoint."),
+    "apply-delta": (_apply_delta, "Restore a tuned query encoder from its base and its delta."),
     "ls": (_ls, "List the artefacts in the store."),
     "lineage": (_lineage, "Show how an artefact came to be."),
 }

@@ -32,10 +32,13 @@ class _QuietTask:
         pass
 
 
+QUIET_TASK: Task = _QuietTask()
+
+
 class _Quiet:
     @contextmanager
     def task(self, description: str, total: float | None = None) -> Iterator[Task]:
-        yield _QuietTask()
+        yield QUIET_TASK
 
     def say(self, message: str) -> None:
         pass

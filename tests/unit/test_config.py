@@ -17,6 +17,18 @@ def test_identity_holds_only_what_affects_the_result():
     assert Sample(corpus="a", batch=1, store="x", name="y").identity() == {"seed": 13, "top_k": 8}
 
 
+class Several(JobConfig):
+    corpus: Annotated[str, Ref("corpus")]
+    base: Annotated[str | None, Ref("encoder")] = None
+    sets: Annotated[tuple[str, ...], Ref("queries")] = ()
+
+
+def test_each_artefact_of_a_field_of_several_has_a_role():
+    config = Several(corpus="c", sets=("a", "b"))
+    assert config.named() == {"corpus": ("c", "corpus"), "sets.0": ("a", "queries"), "sets.1": ("b", "queries")}
+    assert config.identity() == {"seed": 13}
+
+
 def test_unknown_field_is_named_with_a_suggestion():
     with pytest.raises(ConfigError, match=r"my\.yaml: unknown field 'topk'\. Did you mean 'top_k'"):
         Sample.validated({"corpus": "a", "topk": 3}, "my.yaml")

@@ -1,4 +1,4 @@
-"""The commands round the pipelines: `retort run`, `quickstart`, `serve`, `query`. Each parses, calls and prints."""
+"""The commands round the pipelines: `retort run`, `quickstart`, `serve`, `query`, `apply-delta`. Each parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -176,3 +176,27 @@ def run_query(arguments: Sequence[str], console: Console) -> None:
                 highlight=False,
                 markup=False,
             )
+
+
+class ApplyDeltaCommand(BaseModel):
+    """Restore a tuned query encoder's folder from its base and its delta."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    delta: str = Field(description="The delta.safetensors of a tuned encoder.")
+    base: str = Field(description="The encoder that it was tuned from: a folder, or an artefact of the store.")
+    out: str = Field(description="Folder to write; it may not hold anything yet.")
+    store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
+
+
+def run_apply_delta(arguments: Sequence[str], console: Console) -> None:
+    """`retort apply-delta`."""
+    from retort.store import open_store
+    from retort.tuning.delta import restore_encoder
+
+    command = parse(ApplyDeltaCommand, arguments, "retort apply-delta", positional="delta")
+    folder = Path(command.base)
+    if not folder.is_dir():
+        folder = open_store(command.store).get(command.base, "encoder").local()
+    restore_encoder(folder, Path(command.delta), Path(command.out))
+    console.print(f"Restored: {command.out}", highlight=False)

@@ -64,6 +64,13 @@ JOBS: dict[str, Job] = {
             "Fine-tune a cross-encoder teacher on labelled queries.",
         ),
         Job(
+            "audit",
+            "retort.teaching.audit",
+            "AuditConfig",
+            "audit",
+            "Compare teachers before one may teach: agreement, bias, trust, verdict.",
+        ),
+        Job(
             "score",
             "retort.teaching.score",
             "ScoreConfig",

@@ -50,3 +50,27 @@ def test_yaml_that_is_none_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="is not YAML"):
         load_plan(str(tmp_path / "p.yaml"))
+
+
+LISTS = """
+name: p
+steps:
+  ingest: {job: ingest, source: sample}
+  base: {job: embed, corpus: $ingest.corpus}
+  tuned: {job: tune, embeddings: $base, queries: $ingest.train, dev_queries: $ingest.dev, guard_queries: [$ingest.dev, mine, %s]}
+"""
+
+
+def test_references_in_lists_are_replaced(tmp_path):
+    (tmp_path / "p.yaml").write_text(LISTS % "$ingest.test")
+    plan = load_plan(str(tmp_path / "p.yaml"))
+    config = step_config(
+        plan, "tuned", {"$ingest.dev": "dev-uri", "$ingest.test": "test-uri", "$base": "base-uri"}, "here"
+    )
+    assert config.guard_queries == ("dev-uri", "mine", "test-uri") and config.embeddings == "base-uri"
+
+
+def test_a_reference_in_a_list_to_no_earlier_step_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text(LISTS % "$later.test")
+    with pytest.raises(ConfigError, match=r"step 'tuned' refers to '\$later\.test', which is no earlier step"):
+        load_plan(str(tmp_path / "p.yaml"))

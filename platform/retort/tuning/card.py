@@ -1,0 +1,102 @@
+"""The model card of a tuned query encoder: what it is, over which vectors it may be used, and what became of the languages.
+
+Written as README.md at the top of the encoder's folder, with the front matter that model hubs read. No times, so that
+equal tuning gives equal files. Neighbour: `result.py` collects the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from retort.models.dual_encoder import DualEncoder
+from retort.store import Artefact
+
+__all__ = ["CardFacts", "model_card"]
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells."""
+
+    name: str
+    inputs: Mapping[str, Artefact]
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    licences: list[str]
+    personal_data: str
+
+
+def model_card(encoder: DualEncoder, facts: CardFacts) -> str:
+    """The card in Markdown."""
+    front = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "query-encoder", "retort"],
+        "license": "other",
+        "license_name": "; ".join(facts.licences) or "unknown",
+    }
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {facts.name}",
+        _summary(encoder, facts),
+        "## Use\n\n" + _usage(encoder, facts),
+        "## Quality\n\n" + _quality(facts.metrics),
+        "## Tuning\n\n" + _table([(name, facts.config[name]) for name in sorted(facts.config)]),
+        "## Data\n\n" + _lineage(facts.inputs),
+        f"## Licences and personal data\n\nLicences of all inputs: {', '.join(facts.licences) or 'unknown'}. Personal data: {facts.personal_data}.",
+        "## Limits\n\nOnly queries may be encoded with it: its passages would lie in no index. What is said of languages holds for the guard's "
+        "queries; languages that are not named were not looked at. `page.html` has every figure.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(encoder: DualEncoder, facts: CardFacts) -> str:
+    metrics = facts.metrics
+    return (
+        f"A query encoder, tuned from {facts.inputs['encoder'].name} by {metrics['steps']} steps at the constant rate {metrics['rate']:.3g}"
+        f"{', the highest found to keep every guarded language' if metrics['rate_found'] else ''}, against stored passage vectors that did "
+        f"not change (digest `{metrics['vectors_digest_after'][:12]}` before and after). It makes vectors of {encoder.dimension} numbers that "
+        f"search any index of passage space `{metrics['passage_space']}`. {metrics['moved']:.1%} of the trainable weights moved, by "
+        f"{metrics['median_ulps']:.0f} units in the last place in the median."
+    )
+
+
+def _usage(encoder: DualEncoder, facts: CardFacts) -> str:
+    prompt = ', prompt_name="query"' if any(encoder.prefixes.values()) else ""
+    return (
+        "Queries with this encoder, passages with its base:\n\n"
+        '```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("path/to/this/folder")\n'
+        f'query = model.encode(["a question"]{prompt})\n```\n\n'
+        f"`delta.safetensors` is the difference to {facts.inputs['encoder'].name}, without loss."
+    )
+
+
+def _quality(metrics: Mapping[str, Any]) -> str:
+    lines = []
+    change = metrics.get("target_change")
+    if change is not None:
+        better = "better" if change > 0 else "**not better**"
+        lines.append(
+            f"MRR@10 of the tuned task's dev queries: {metrics['target_before']:.4f} before, {metrics['target_before'] + change:.4f} after "
+            f"({better} than its base)."
+        )
+    if metrics["unguarded"]:
+        lines.append("**No language was watched**: nothing is known of any other language.")
+    elif metrics.get("verdict"):
+        lines.append(metrics["verdict"])
+    return "\n\n".join(lines) or "Nothing was measured."
+
+
+def _lineage(inputs: Mapping[str, Artefact]) -> str:
+    lines = ["| role | artefact | key | digest |", "|---|---|---|---|"]
+    for role, artefact in inputs.items():
+        lines.append(f"| {role} | {artefact.kind}/{artefact.name} | `{artefact.key[:12]}` | `{artefact.digest[:12]}` |")
+    return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
