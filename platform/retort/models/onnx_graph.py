@@ -151,7 +151,7 @@ def _make(model: PreTrainedModel, output: Output, types: bool, int8: bool, folde
 
 def _export(model: PreTrainedModel, output: Output, types: bool, path: Path) -> None:
     names = ("input_ids", "attention_mask") + (("token_type_ids",) if types else ())
-    traced = copy.deepcopy(model).eval()
+    traced = copy.deepcopy(model).eval()  # type: ignore[no-untyped-call]
     traced.set_attn_implementation("eager")
     ids = torch.arange(1, 3 * 17 + 1).reshape(3, 17) % max(2, int(model.config.vocab_size) - 1)
     example = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(names)]
