@@ -50,7 +50,7 @@ def best_row(settings: SweepSettings, known: Rows) -> Mapping[str, Any] | None:
     steps, and the guard's error is shared over all looks of all trials, so the best of them may be taken.
     """
     rows = [known[rate] for rate in sorted(tried(settings, known)) if known[rate]["best_step"]]
-    return max(rows, key=lambda row: (row["target"], -row["rate"]), default=None)
+    return max(rows, key=lambda row: (row["best_target"], -row["rate"]), default=None)
 
 
 def _replay(settings: SweepSettings, known: Rows) -> tuple[list[float], float | None, Phase]:

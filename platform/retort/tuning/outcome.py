@@ -55,11 +55,12 @@ def judgement_at(state: State, step: int) -> Judgement | None:
 
 
 def trial_row(rate: float, steps: int, outcome: Outcome | None, diverged: str | None = None) -> dict[str, Any]:
-    """One row of the sweep's table. A safe trial is told at its best point, any other at the look that stopped it."""
+    """One row of the sweep's table. A safe trial is told at its best point, any other at the look that stopped it; `best_target` is always
+    that of the best good point, None without one."""
     if outcome is None:
         return {
             "rate": rate, "steps": steps, "stopped_at": None, "best_step": 0, "safe": False, "damaging": True, "damaged": ["diverged"],
-            "target": None, "target_change": None, "mean_language_change": None, "worst_language": "diverged", "worst_change": None,
+            "best_target": None, "target": None, "target_change": None, "mean_language_change": None, "worst_language": "diverged", "worst_change": None,
             "worst_low": None, "moved": None, "median_ulps": None, "summary": diverged,
         }  # fmt: skip
     state = outcome.state
@@ -74,6 +75,7 @@ def trial_row(rate: float, steps: int, outcome: Outcome | None, diverged: str | 
         "steps": steps,
         "stopped_at": state.stopped_at,
         "best_step": state.best_step,
+        "best_target": state.best_target,
         "safe": safe,
         "damaging": bool(judgement is not None and judgement.damaged),
         "damaged": judgement.damaged if judgement is not None else [],

@@ -21,7 +21,7 @@ def limits(safe_below: float, damage_from: float) -> Verdict:
             "rate": rate,
             "safe": safe,
             "damaging": rate >= damage_from,
-            "target": 0.5 + rate,
+            "best_target": 0.5 + rate,
             "best_step": 8 * safe,
         }
 
@@ -89,11 +89,11 @@ def test_the_best_good_point_wins_and_of_equals_the_lowest_rate() -> None:
     settings = SweepSettings(start=1e-7, factor=10, trials=5, refine=0)
     points = {1e-7: (0.5, 8), 1e-6: (0.6, 8), 1e-5: (0.6, 4), 1e-4: (0.9, 0), 1e-3: (0.95, 0)}
     rows = {
-        rate: {"rate": rate, "safe": step == 8, "damaging": rate == 1e-3, "target": target, "best_step": step}
+        rate: {"rate": rate, "safe": step == 8, "damaging": rate == 1e-3, "best_target": target, "best_step": step}
         for rate, (target, step) in points.items()
     }
     best = best_row(settings, rows)
     assert best is not None and best["rate"] == 1e-6
-    rows[1e-5]["target"] = 0.7  # ended by a later look: it counts up to its last good point
+    rows[1e-5]["best_target"] = 0.7  # ended by a later look: it counts up to its last good point
     best = best_row(settings, rows)
     assert best is not None and (best["rate"], best["best_step"]) == (1e-5, 4)
