@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.watch import Watch
 
 from retort.distillation.distil import DistilConfig, distil
 from retort.distillation.fakes import publish_judgements
@@ -56,28 +55,6 @@ def config(tmp_path: Path, **more: Any) -> DistilConfig:
 
 def weights(encoder: Artefact) -> dict[str, torch.Tensor]:
     return load_file(encoder.local("model.safetensors"))
-
-
-class Watch:
-    """Progress that calls back at each report and keeps the notes."""
-
-    def __init__(self, on_update: Callable[[], None] = lambda: None) -> None:
-        self.on_update = on_update
-        self.done = 0.0
-        self.notes: list[str] = []
-        self.said: list[str] = []
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Watch]:
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.done += advance
-        self.notes.append(note or "")
-        self.on_update()
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def test_an_encoder_is_distilled_published_and_not_distilled_twice(world: World, tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from tests.rerank_desk import Desk
+from tests.watch import Watch
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
@@ -31,24 +30,6 @@ from retort.store import Artefact, Store, open_store
 from retort.teaching import stages
 from retort.teaching.fakes import SMALL_WORDS, publish_small_world
 from retort.teaching.score import ScoreConfig, score
-
-
-class Watch:
-    """Progress that calls back when parts are done."""
-
-    def __init__(self, on_update: Callable[[], None]) -> None:
-        self.on_update = on_update
-        self.said: list[str] = []
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Watch]:
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.on_update()
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @dataclass(frozen=True)
@@ -172,7 +153,6 @@ DRIVER = """
 import sys, time
 import retort.teaching.stages as stages
 from retort.teaching.score import ScoreConfig, score
-from tests.rerank_desk import Desk
 
 class Slow(stages.ScoringActor):
     def __call__(self, part):

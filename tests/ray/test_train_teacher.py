@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.watch import Watch
 
 from retort.models.cross_encoder import CrossEncoder
 from retort.models.fakes import tiny_encoder
@@ -24,28 +23,6 @@ from retort.store import Artefact, open_store
 from retort.teaching.fakes import SMALL_WORDS, publish_small_world
 from retort.teaching.train import TrainTeacherConfig, train_teacher
 from retort.teaching.trainer import NotFiniteError
-
-
-class Watch:
-    """Progress that calls back at each report and keeps the notes."""
-
-    def __init__(self, on_update: Callable[[], None] = lambda: None) -> None:
-        self.on_update = on_update
-        self.done = 0.0
-        self.notes: list[str] = []
-        self.said: list[str] = []
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Watch]:
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.done += advance
-        self.notes.append(note or "")
-        self.on_update()
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @dataclass(frozen=True)

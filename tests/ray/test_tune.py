@@ -7,10 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.watch import Watch
 
 from retort.indexing.build import IndexConfig, index
 from retort.indexing.exact import ExactIndex
@@ -58,31 +56,6 @@ def weights(encoder: Artefact) -> dict[str, torch.Tensor]:
     return load_file(encoder.local("model.safetensors"))
 
 
-class Watch:
-    """Progress that calls back at each update and keeps what was said."""
-
-    def __init__(self, on_update: Callable[[], None] = lambda: None) -> None:
-        self.on_update = on_update
-        self.done: dict[str, float] = {}
-        self.notes: list[str] = []
-        self.said: list[str] = []
-        self.lock = threading.RLock()  # like a terminal, it cannot be pickled
-        self._task = ""
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Watch]:
-        self._task = description
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.done[self._task] = self.done.get(self._task, 0) + advance
-        self.notes.append(note or "")
-        self.on_update()
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
 def test_a_query_encoder_is_tuned_published_and_not_tuned_twice(world: World, tmp_path: Path) -> None:
     watch = Watch()
     encoder = tune(config(), watch)
@@ -100,7 +73,7 @@ def test_a_query_encoder_is_tuned_published_and_not_tuned_twice(world: World, tm
     assert {record.role for record in encoder.manifest.inputs} == {
         "embeddings", "queries", "dev_queries", "guard_queries.0", "encoder",
     }  # fmt: skip
-    assert watch.done["tuning"] == 12 and any("dev MRR@10" in note and "all kept" in note for note in watch.notes)
+    assert watch.by_task["tuning"] == 12 and any("dev MRR@10" in note and "all kept" in note for note in watch.notes)
     assert any(line.startswith("Kept: 2 languages") for line in watch.said)
     assert not [path for path in encoder.area.root.iterdir() if path.name.startswith("_")], "scratch is gone"
     again = Watch()

@@ -1,58 +1,32 @@
 """The model card: what the encoder is, what it was made from, how good it is, and how to use it.
 
-Written as README.md at the top of the encoder's folder, with the front matter that model hubs read. No times, so that
-equal training gives equal files. Neighbour: `distil.py` collects the facts.
+Written as README.md at the top of the encoder's folder. Neighbours: `distil.py` collects the facts, `models/card.py` is the frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from retort.models.card import CardFacts, card, lineage_table, settings_table
 from retort.models.dual_encoder import DualEncoder
-from retort.store import Artefact
-from retort.store.manifest import InputRecord
 
 __all__ = ["CardFacts", "model_card"]
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card tells."""
-
-    name: str
-    inputs: Mapping[str, Artefact]
-    config: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    licences: list[str]
-    personal_data: str
-
-
 def model_card(student: DualEncoder, facts: CardFacts) -> str:
     """The card in Markdown."""
-    front = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "retort"],
-        "license": "other",
-        "license_name": "; ".join(facts.licences) or "unknown",
+    sections = {
+        "Use": _usage(student),
+        "Quality": _quality(facts.metrics),
+        "Training": settings_table(facts.config),
+        "Data and teacher": lineage_table(facts.inputs, deeper=True),
     }
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
-        f"# {facts.name}",
-        _summary(student, facts),
-        "## Use\n\n" + _usage(student),
-        "## Quality\n\n" + _quality(facts.metrics),
-        "## Training\n\n" + _table([(name, facts.config[name]) for name in sorted(facts.config)]),
-        "## Data and teacher\n\n" + _lineage(facts.inputs),
-        f"## Licences and personal data\n\nLicences of all inputs: {', '.join(facts.licences) or 'unknown'}. Personal data: {facts.personal_data}.",
-        "## Limits\n\nThe student learns what its teacher says, its mistakes included. It was chosen on a small dev pool; measure it on "
-        "your own queries before you rely on it. Texts longer than its limit are cut.",
-    ]
-    return "\n\n".join(sections) + "\n"
+    limits = (
+        "The student learns what its teacher says, its mistakes included. It was chosen on a small dev pool; measure it on "
+        "your own queries before you rely on it. Texts longer than its limit are cut."
+    )
+    return card(facts, sections, summary=_summary(student, facts), limits=limits)
 
 
 def _summary(student: DualEncoder, facts: CardFacts) -> str:
@@ -84,16 +58,3 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         f"MRR@10 of {metrics['dev_queries']} dev queries on a pool of {metrics['dev_passages']} passages; this encoder is {better} than "
         f"its base there (step {metrics['best_step']} of {metrics['steps']}).\n\n| system | MRR@10 |\n|---|---|\n{lines}"
     )
-
-
-def _lineage(inputs: Mapping[str, Artefact]) -> str:
-    lines = ["| role | artefact | key | digest |", "|---|---|---|---|"]
-    for role, artefact in inputs.items():
-        lines.append(f"| {role} | {artefact.kind}/{artefact.name} | `{artefact.key[:12]}` | `{artefact.digest[:12]}` |")
-        further: list[InputRecord] = artefact.manifest.inputs
-        lines += [f"| {role}: {r.role} | {r.kind}/{r.name} | `{r.key[:12]}` | `{r.digest[:12]}` |" for r in further]
-    return "\n".join(lines)
-
-
-def _table(rows: list[tuple[str, Any]]) -> str:
-    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -1,57 +1,32 @@
 """The model card of a tuned query encoder: what it is, over which vectors it may be used, and what became of the languages.
 
-Written as README.md at the top of the encoder's folder, with the front matter that model hubs read. No times, so that
-equal tuning gives equal files. Neighbour: `result.py` collects the facts.
+Written as README.md at the top of the encoder's folder. Neighbours: `result.py` collects the facts, `models/card.py` is the frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from retort.models.card import CardFacts, card, lineage_table, settings_table
 from retort.models.dual_encoder import DualEncoder
-from retort.store import Artefact
 
 __all__ = ["CardFacts", "model_card"]
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card tells."""
-
-    name: str
-    inputs: Mapping[str, Artefact]
-    config: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    licences: list[str]
-    personal_data: str
-
-
 def model_card(encoder: DualEncoder, facts: CardFacts) -> str:
     """The card in Markdown."""
-    front = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "query-encoder", "retort"],
-        "license": "other",
-        "license_name": "; ".join(facts.licences) or "unknown",
+    sections = {
+        "Use": _usage(encoder, facts),
+        "Quality": _quality(facts.metrics),
+        "Tuning": settings_table(facts.config),
+        "Data": lineage_table(facts.inputs),
     }
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
-        f"# {facts.name}",
-        _summary(encoder, facts),
-        "## Use\n\n" + _usage(encoder, facts),
-        "## Quality\n\n" + _quality(facts.metrics),
-        "## Tuning\n\n" + _table([(name, facts.config[name]) for name in sorted(facts.config)]),
-        "## Data\n\n" + _lineage(facts.inputs),
-        f"## Licences and personal data\n\nLicences of all inputs: {', '.join(facts.licences) or 'unknown'}. Personal data: {facts.personal_data}.",
-        "## Limits\n\nOnly queries may be encoded with it: its passages would lie in no index. What is said of languages holds for the guard's "
-        "queries; languages that are not named were not looked at. `page.html` has every figure.",
-    ]
-    return "\n\n".join(sections) + "\n"
+    limits = (
+        "Only queries may be encoded with it: its passages would lie in no index. What is said of languages holds for the guard's "
+        "queries; languages that are not named were not looked at. `page.html` has every figure."
+    )
+    return card(facts, sections, summary=_summary(encoder, facts), limits=limits, tags=["query-encoder"])
 
 
 def _summary(encoder: DualEncoder, facts: CardFacts) -> str:
@@ -89,14 +64,3 @@ def _quality(metrics: Mapping[str, Any]) -> str:
     elif metrics.get("verdict"):
         lines.append(metrics["verdict"])
     return "\n\n".join(lines) or "Nothing was measured."
-
-
-def _lineage(inputs: Mapping[str, Artefact]) -> str:
-    lines = ["| role | artefact | key | digest |", "|---|---|---|---|"]
-    for role, artefact in inputs.items():
-        lines.append(f"| {role} | {artefact.kind}/{artefact.name} | `{artefact.key[:12]}` | `{artefact.digest[:12]}` |")
-    return "\n".join(lines)
-
-
-def _table(rows: list[tuple[str, Any]]) -> str:
-    return "\n".join(["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
