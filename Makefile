@@ -8,7 +8,7 @@ SERVE ?= 1
 DATA ?=
 REPORT ?=
 
-.PHONY: install quickstart test check slow clean
+.PHONY: install quickstart test check slow bench clean
 
 install: $(VENV)/.installed
 
@@ -25,10 +25,14 @@ check: install
 	@cd $(CURDIR) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 test: check
-	@cd $(CURDIR) && $(BIN)/python -m pytest -q
+	@cd $(CURDIR) && $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: install
 	@cd $(CURDIR) && $(BIN)/python -m pytest -q -m slow
+
+# The quick mode of every benchmark; they need ../shared/data, which is not part of the project.
+bench: install
+	@cd $(CURDIR) && for name in tuning; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(CURDIR)/.retort
