@@ -117,8 +117,9 @@ def test_the_teacher_reorders_the_students_first_passages_and_keeps_the_rest(mad
             zip(first[:5], teacher.score([(text, passage) for passage in passages.texts(first[:5])]), strict=True)
         )
         assert set(first[:5]) == {passage for passage, _ in found[query][:5]}
+        # In bfloat16, which some CPUs are faster in, a logit depends a little on the batch that it was computed in.
         assert [score for _, score in found[query][:5]] == pytest.approx(
-            sorted(logits.values(), reverse=True), abs=1e-4
+            sorted(logits.values(), reverse=True), abs=1e-4 if teacher.precision == "fp32" else 2e-2
         )
         assert [passage for passage, _ in found[query][5:]] == first[5:]
 
