@@ -1,6 +1,7 @@
 """Jobs on a cluster that is already running: a head of this machine, `ray job submit`, and `RAY_ADDRESS`."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head node with ports of its own, and the environment in which to talk to it."""
+    """A head node with ports of its own (other Ray instances may be on this machine), and the environment in which to talk to it."""
     folder = Path("/tmp") / f"retort-head-{os.getpid()}"  # short: it holds Unix sockets
     port, dashboard = free_port(), free_port()
     environment = {
@@ -28,10 +29,12 @@ def head(tmp_path_factory):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ADDRESS": f"127.0.0.1:{port}",
+        "RAY_AUTH_MODE": "token",  # a head started by Ray 2.60 or later asks for one
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RETORT_CACHE": str(tmp_path_factory.mktemp("cache")),
     }
     started = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
-               f"--temp-dir={folder}", "--include-dashboard=true", "--disable-usage-stats"]  # fmt: skip
+               f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--include-dashboard=true"]  # fmt: skip
     without_address = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     log = tmp_path_factory.mktemp("head") / "log"
     with log.open("w") as sink:
