@@ -91,7 +91,7 @@ def test_the_endpoint_answers_a_real_client(command, finished):
             assert scores == sorted(scores, reverse=True) and all(hit.text for hit in answer.hits)
         page = httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
         assert page.status_code == 200 and "<input" in page.text
-        asked = command.run("query", "return a copy of the array", "--k", "2", "--url", f"http://127.0.0.1:{port}")
+        asked = command.run("query", "return a copy of the array", "-k", "2", "--url", f"http://127.0.0.1:{port}")
         assert asked.returncode == 0 and answer.hits[0].passage_id in asked.stdout
         second = command.run("serve", "quickstart-student-index", "--port", str(port))
         assert second.returncode == 2 and str(port) in second.stderr and "Traceback" not in second.stderr
