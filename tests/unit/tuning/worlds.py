@@ -16,25 +16,9 @@ from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import tiny_encoder
 from retort.store import Artefact, open_store
 from retort.store.schemas import PASSAGE, QREL, QUERY, embedding_schema, part_name
+from retort.teaching.fakes import SMALL_WORDS
 
-WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "heath",
-    "inlet",
-    "jetty",
-    "knoll",
-    "larch",
-    "marsh",
-    "north",
-    "ocean",
-    "poplar",
-]
+WORDS = SMALL_WORDS[:16]
 LANGUAGES = ("en-us", "de", "ja")
 
 
