@@ -21,7 +21,8 @@ from tests.watch import Watch
 from retort.indexing.build import IndexConfig, index
 from retort.indexing.exact import ExactIndex
 from retort.models.dual_encoder import DualEncoder
-from retort.serving.release import make_release, open_release
+from retort.releases.release import make_release
+from retort.serving.opening import open_release
 from retort.serving.searcher import SearchQuery
 from retort.store import Artefact, open_store
 from retort.tuning.delta import apply_delta

@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from retort.errors import NotFoundError, RetortError
 from retort.progress import QUIET, Progress
+from retort.releases.release import Release, has_release, load_release, make_release
 from retort.resources import Resources
 from retort.serving.front import check_port
 from retort.serving.models import MAX_QUERIES
-from retort.serving.release import Release, has_release, load_release, make_release
 from retort.store import Store, open_store
 
 if TYPE_CHECKING:

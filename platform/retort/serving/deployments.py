@@ -25,12 +25,13 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from retort.errors import BusyError, RetortError
+from retort.releases.release import Release
 from retort.resources import Resources, available_cores, limit_threads
 from retort.serving.api import MAX_BODY_BYTES, create_app
 from retort.serving.engine import EngineLimits, ReleaseIdentity, SearchEngine
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
 from retort.serving.metrics import ServingMetrics
-from retort.serving.release import Release, open_release
+from retort.serving.opening import open_release
 from retort.store import open_store
 
 log = logging.getLogger(__name__)

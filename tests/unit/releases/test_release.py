@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
+from retort.releases.release import ArtefactRef, Release, has_release, load_release, make_release, save_release
 from retort.serving.app import ServeConfig, release_of
-from retort.serving.release import ArtefactRef, Release, has_release, load_release, make_release, save_release
 from retort.store import open_store
 
 

@@ -2,26 +2,19 @@
 
 make_release(store, index, encoders)   from artefacts; refuses an encoder of another passage space
 save_release / load_release            through the store's pointer `release-NAME`, which `promote` and `rollback` move
-open_release(release, store)           -> Searcher, ready to answer (loads weights, maps shards)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retort.config import describe_validation
 from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
-from retort.serving.searcher import QueryEncoder, Searcher
 from retort.store import Artefact, Store
-
-if TYPE_CHECKING:
-    from retort.corpus.lookup import Passages
-    from retort.indexing.search import ShardedIndex
 
 _EXAMPLES = 5
 _EXAMPLE_CHARS = (12, 80)
@@ -175,31 +168,3 @@ def load_release(store: Store, name: str, version: int | None = None) -> Release
 def has_release(store: Store, name: str) -> bool:
     """Whether a release of this name was ever saved."""
     return store.pointer(_pointer_name(name)).read().value is not None
-
-
-def open_release(release: Release, store: Store, threads: int = 1, device: str | None = None) -> Searcher:
-    """Load everything that a release names, check that it belongs together, and answer one query to warm up."""
-    from retort.corpus.lookup import Passages
-    from retort.indexing.search import ShardedIndex
-    from retort.models.dual_encoder import DualEncoder
-
-    index = ShardedIndex.open(release.index.find(store), threads=threads)
-    passages = Passages.open(release.corpus.find(store))
-    _check_rows(release, index, passages)
-    encoders: dict[str, QueryEncoder] = {
-        name: DualEncoder.load(ref.find(store).local(), device=device) for name, ref in release.encoders.items()
-    }
-    searcher = Searcher(encoders, release.default_encoder, index, passages)
-    searcher.warm_up()
-    return searcher
-
-
-def _check_rows(release: Release, index: ShardedIndex, passages: Passages) -> None:
-    """A row of the index is that row of the corpus: hits are fetched by row."""
-    count = len(index)
-    rows = np.unique(np.linspace(0, count - 1, num=min(count, 16), dtype=np.int64))
-    if count != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
-        raise CorruptError(
-            f"Index {release.index.name!r} ({count} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "
-            "Embed and index the corpus again."
-        )

@@ -1,0 +1,6 @@
+"""What an endpoint serves, and how that is changed: the release, and the one pointer per name that holds it.
+
+    release.py      the model; making, saving and loading one; which query encoders fit an index
+
+`serving` opens a release; it is changed here, never there.
+"""
