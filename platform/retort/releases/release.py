@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -49,6 +49,17 @@ class ArtefactRef(BaseModel):
         return found
 
 
+class Canary(BaseModel):
+    """A query that a release must answer rightly before it may take traffic."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str = Field(min_length=1, description="The query.")
+    expect: list[str] = Field(min_length=1, description="Passage ids, of which one must be found.")
+    within: int = Field(10, ge=1, le=1000, description="Among this many first hits.")
+    encoder: str | None = Field(None, description="Query encoder; the release's default if none is named.")
+
+
 class Release(BaseModel):
     """What an endpoint serves."""
 
@@ -59,8 +70,18 @@ class Release(BaseModel):
     corpus: ArtefactRef = Field(description="The corpus that its passages come from.")
     encoders: dict[str, ArtefactRef] = Field(min_length=1, description="Query encoders by the name that requests use.")
     default_encoder: str = Field(description="The encoder of a request that names none.")
+    masked: ArtefactRef | None = Field(default=None, description="Passages that are never answered (a mask artefact).")
     examples: list[str] = Field(default_factory=list, description="Queries that the search page offers.")
+    canaries: list[Canary] = Field(default_factory=list, description="Checked before a replica serves the release.")
+    origin: Literal["serve", "promote"] = Field(
+        default="promote",
+        description="`serve`: made by `retort serve INDEX`, which may replace it when INDEX was made again.",
+    )
     created: str = Field(description="When it was put together, ISO 8601 UTC.")
+    note: str = Field(
+        default="", description="Why the pointer was moved to it: promoted, masked, re-indexed, rolled back."
+    )
+    moved: str | None = Field(default=None, description="When the pointer was moved to it, ISO 8601 UTC.")
 
     @model_validator(mode="after")
     def _default_is_there(self) -> Self:
@@ -154,15 +175,25 @@ def save_release(store: Store, release: Release) -> int:
 
 def load_release(store: Store, name: str, version: int | None = None) -> Release:
     """The release that the pointer of this name holds now, or held at `version`."""
+    return release_at(store, name, version)[0]
+
+
+def release_at(store: Store, name: str, version: int | None = None) -> tuple[Release, int]:
+    """As load_release, with the version that it was."""
     found = store.pointer(_pointer_name(name)).read(version)
     if found.value is None:
         raise NotFoundError(f"There is no release {name!r} in {store.uri}. Name an index instead: retort serve INDEX.")
     try:
-        return Release.model_validate(found.value)
+        return Release.model_validate(found.value), found.version
     except ValidationError as error:
         raise CorruptError(
             f"Release {name!r} in {store.uri} cannot be read: {describe_validation(error, Release)}"
         ) from None
+
+
+def newest_version(store: Store, name: str) -> int:
+    """The version that the pointer of this name is at; 0 if it was never set."""
+    return max(store.pointer(_pointer_name(name)).versions(), default=0)
 
 
 def has_release(store: Store, name: str) -> bool:

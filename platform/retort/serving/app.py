@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from retort.errors import NotFoundError, RetortError
+from retort.errors import NotFoundError, RetortError, StorageError
 from retort.progress import QUIET, Progress
-from retort.releases.release import Release, has_release, load_release, make_release
+from retort.releases.release import Release, has_release, load_release, make_release, save_release
 from retort.resources import Resources
 from retort.serving.front import check_port
 from retort.serving.models import MAX_QUERIES
@@ -73,6 +73,9 @@ class ServeConfig(BaseModel):
     request_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a request gets 504.")
     drain_s: float = Field(
         10.0, ge=0, description="Seconds that a replica being replaced stays for connections to move away."
+    )
+    poll_s: float = Field(
+        1.0, gt=0, le=3600, description="About every so many seconds a replica looks whether its release was changed."
     )
     proxy: Literal["auto", "haproxy", "ray"] = Field(
         "auto", description="HTTP front: HAProxy where it is installed, or Ray's own."
@@ -126,19 +129,48 @@ def _is_release(store: Store, name: str) -> bool:
     return False
 
 
+def followed_release(config: ServeConfig, store: Store) -> Release:
+    """The release that the endpoint follows: saved under its name, so that `retort promote` can change it in flight.
+
+    A saved release of the config's name is taken as it is, unless `retort serve` made it itself of an older index; a
+    release made of an index (and encoders) is saved when it differs from what the name held.
+    """
+    assert config.index, "ServeConfig checks this"
+    plain_name = not config.encoder and not config.encoders and has_release(store, config.index)
+    saved = load_release(store, config.index) if plain_name else None
+    if saved is not None and saved.origin == "promote":
+        return saved
+    wished = release_of(config, store).model_copy(update={"origin": "serve"})
+    if has_release(store, wished.name):
+        held = load_release(store, wished.name)
+        if held.model_copy(update={"created": wished.created}) == wished:
+            return held
+    save_release(store, wished)
+    return wished
+
+
 def build(config: ServeConfig) -> Application:
     """The Ray Serve application; every setting of it comes from the config."""
-    from retort.serving.deployments import ReplicaSettings, application
+    from retort.serving.deployments import ReplicaSettings, ReplicaTarget, application
 
     store = open_store(config.store)
-    settings = ReplicaSettings(
-        store=store.uri,
-        release=release_of(config, store),
-        threads=config.resources.resolve().threads,
+    release: Release | None = None
+    name: str | None = None
+    try:
+        name = followed_release(config, store).name
+    except StorageError:
+        # A store that may only be read holds no pointer of ours: what is served then stays as it is.
+        release = release_of(config, store)
+    target = ReplicaTarget(
+        release=name,
+        poll_s=config.poll_s,
         max_batch_queries=config.max_batch_queries,
         max_queued_queries=config.max_queued_queries,
         max_query_chars=config.max_query_chars,
         request_timeout_s=config.request_timeout_s,
+    )
+    settings = ReplicaSettings(
+        store=store.uri, threads=config.resources.resolve().threads, target=target, release=release
     )
     return application(
         settings, config.resources, max_ongoing_requests=config.max_ongoing_requests, drain_s=config.drain_s

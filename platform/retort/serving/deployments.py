@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import ray
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import ProxyLocation
@@ -28,10 +28,12 @@ from retort.errors import BusyError, RetortError
 from retort.releases.release import Release
 from retort.resources import Resources, available_cores, limit_threads
 from retort.serving.api import MAX_BODY_BYTES, create_app
-from retort.serving.engine import EngineLimits, ReleaseIdentity, SearchEngine
+from retort.serving.engine import EngineLimits, SearchEngine
+from retort.serving.following import ReleaseFollower, Target, first_served
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
 from retort.serving.metrics import ServingMetrics
-from retort.serving.opening import open_release
+from retort.serving.opening import Parts
+from retort.serving.served import ReleaseIdentity, Served
 from retort.store import open_store
 
 log = logging.getLogger(__name__)
@@ -43,19 +45,41 @@ _PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 """On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew."""
 
 
-class ReplicaSettings(BaseModel):
-    """What a replica is given: a release already made, and limits."""
+class ReplicaTarget(BaseModel):
+    """What can change while a replica runs: Serve's `user_config`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: str
-    release: Release
-    threads: int = Field(ge=1)
+    release: str | None = Field(
+        None, description="Name of the saved release to follow; None: the one given at the start."
+    )
+    poll_s: float = Field(1.0, gt=0)
     max_batch_queries: int
     max_queued_queries: int
     max_query_chars: int
     request_timeout_s: float
+
+    @property
+    def limits(self) -> EngineLimits:
+        """The engine's share of it."""
+        return EngineLimits(**self.model_dump(exclude={"release", "poll_s"}))
+
+
+class ReplicaSettings(BaseModel):
+    """What a replica is given when it starts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    threads: int = Field(ge=1)
+    target: ReplicaTarget
+    release: Release | None = Field(None, description="What to serve when no saved release is followed.")
     max_body_bytes: int = MAX_BODY_BYTES
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        assert self.release or self.target.release, "a release, or the name of one"
+        return self
 
 
 class SearchReplica:
@@ -64,37 +88,46 @@ class SearchReplica:
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         """Open the release (on a thread, so that the replica answers its controller meanwhile)."""
         self._settings = ReplicaSettings.model_validate(settings)
-        self._engine = await asyncio.to_thread(_open_engine, self._settings, serve.get_replica_context().replica_tag)
+        tag = serve.get_replica_context().replica_tag
+        self._engine, self._follower = await asyncio.to_thread(_open_engine, self._settings, tag)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""
         return create_app(lambda: self._engine, max_body_bytes=self._settings.max_body_bytes, send_request_id=False)
 
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Record what to be at; the follower's thread goes there. (Serve blocks a replica while this runs.)"""
+        target = ReplicaTarget.model_validate({**self._settings.target.model_dump(), **user_config})
+        self._engine.limit(target.limits)
+        if self._follower is not None and target.release is not None:
+            self._follower.target = Target(target.release, target.poll_s)
+
     async def check_health(self) -> None:
         """Serve replaces this replica when this raises: its lane has been on one batch for far longer than any request may take."""
         stuck_s = self._engine.stuck_s()
-        if stuck_s > 4 * self._settings.request_timeout_s:
+        if stuck_s > 4 * self._engine.limits.request_timeout_s:
             raise RuntimeError(f"the search thread has been busy with one batch for {stuck_s:.0f} s")
 
 
-def _open_engine(settings: ReplicaSettings, replica: str) -> SearchEngine:
+def _open_engine(settings: ReplicaSettings, replica: str) -> tuple[SearchEngine, ReleaseFollower | None]:
     # Serve limits OMP to the reserved CPUs; threads are set here, explicitly, for torch, FAISS and the tokenizers.
     limit_threads(settings.threads)
-    release = settings.release
-    searcher = open_release(release, open_store(settings.store), threads=settings.threads)
-    identity = ReleaseIdentity(
-        release=release.name,
-        index_name=release.index.name,
-        index_digest=release.index.digest,
-        encoder_digests={name: encoder.digest for name, encoder in release.encoders.items()},
-    )
-    limits = EngineLimits(
-        max_batch_queries=settings.max_batch_queries,
-        max_queued_queries=settings.max_queued_queries,
-        max_query_chars=settings.max_query_chars,
-        request_timeout_s=settings.request_timeout_s,
-    )
-    return SearchEngine(searcher, identity, limits=limits, metrics=ServingMetrics(replica), examples=release.examples)
+    store, target = open_store(settings.store), settings.target
+    parts = Parts(store, threads=settings.threads)
+
+    def opened(release: Release, version: int) -> Served:
+        return Served(parts.open(release), ReleaseIdentity.of(release, version), tuple(release.examples))
+
+    metrics = ServingMetrics(replica)
+    if target.release is None:
+        assert settings.release is not None
+        return SearchEngine(opened(settings.release, 0), limits=target.limits, metrics=metrics), None
+    served, refused = first_served(store, target.release, opened)
+    engine = SearchEngine(served, limits=target.limits, metrics=metrics)
+    engine.refused = refused
+    follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s))
+    follower.start()
+    return engine, follower
 
 
 def application(
@@ -108,7 +141,8 @@ def application(
         num_replicas=allotment.workers,
         ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": allotment.gpus_per_worker},
         max_ongoing_requests=max_ongoing_requests,
-        graceful_shutdown_timeout_s=drain_s + settings.request_timeout_s,
+        user_config=settings.target.model_dump(mode="json"),
+        graceful_shutdown_timeout_s=drain_s + settings.target.request_timeout_s,
         health_check_period_s=5.0,
         health_check_timeout_s=30.0,
         max_constructor_retry_count=1,

@@ -22,29 +22,21 @@ from retort.serving.models import (
     EmbeddingsRequest,
     EncoderInfo,
     QueryHits,
+    RefusedChange,
     ReleaseStamp,
     SearchRequest,
     SearchResponse,
     ServiceInfo,
     Timings,
 )
-from retort.serving.searcher import Searcher, SearchQuery, SearchResult, Side
+from retort.serving.searcher import SearchQuery, SearchResult, Side
+from retort.serving.served import ReleaseIdentity, Served
 
 Vectors = NDArray[np.float32]
 
 
 class DeadlineError(TimeoutError):
     """The answer was not ready within the request's time."""
-
-
-@dataclass(frozen=True)
-class ReleaseIdentity:
-    """Which artefacts a searcher holds: stamped on every answer."""
-
-    release: str
-    index_name: str
-    index_digest: str
-    encoder_digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,33 +51,34 @@ class EngineLimits:
 
 
 @dataclass(frozen=True)
+class _SearchWork:
+    served: Served
+    queries: Sequence[SearchQuery]
+
+
+@dataclass(frozen=True)
 class _EmbedWork:
+    served: Served
     texts: Sequence[str]
     encoder: str
     side: Side
 
 
-_Work = Sequence[SearchQuery] | _EmbedWork
+_Work = _SearchWork | _EmbedWork
 _Done = list[SearchResult] | tuple[Vectors, int]
 
 
 class SearchEngine:
-    """One replica's work: made on the event loop that will use it."""
+    """One replica's work: made on the event loop that will use it. What it serves is swapped beneath it (`swap`)."""
 
     def __init__(
-        self,
-        searcher: Searcher,
-        identity: ReleaseIdentity,
-        *,
-        limits: EngineLimits | None = None,
-        metrics: ServingMetrics | None = None,
-        examples: Sequence[str] = (),
+        self, served: Served, *, limits: EngineLimits | None = None, metrics: ServingMetrics | None = None
     ) -> None:
-        self._searcher = searcher
-        self._identity = identity
+        self._served = served
         self.limits = limits or EngineLimits()
         self.metrics = metrics or ServingMetrics()
-        self._examples = list(examples)
+        self.refused: RefusedChange | None = None
+        """The newest version of the release that failed its check, if it is newer than what is served."""
         self._batcher: Batcher[_Work, _Done] = Batcher(
             self._run,
             max_batch=self.limits.max_batch_queries,
@@ -93,32 +86,51 @@ class SearchEngine:
             lanes=self.limits.lanes,
             name="retort-search",
         )
+        self.metrics.serving(served.identity.version)
+
+    @property
+    def served(self) -> Served:
+        """What a request that comes now is answered with."""
+        return self._served
+
+    def swap(self, served: Served) -> None:
+        """Serve this from now on; from any thread. Requests in flight keep what they began with."""
+        self._served, self.refused = served, None
+        self.metrics.serving(served.identity.version)
+
+    def limit(self, limits: EngineLimits) -> None:
+        """Change the limits of requests to come."""
+        self.limits = limits
+        self._batcher.max_batch, self._batcher.max_queued = limits.max_batch_queries, limits.max_queued_queries
 
     def info(self) -> ServiceInfo:
         """What is being served."""
+        searcher, identity = self._served.searcher, self._served.identity
         return ServiceInfo(
-            release=self._identity.release,
-            index=self._identity.index_name,
-            index_digest=self._identity.index_digest,
-            passages=len(self._searcher),
-            default_encoder=self._searcher.default_encoder,
+            release=identity.release,
+            version=identity.version,
+            refused=self.refused,
+            index=identity.index_name,
+            index_digest=identity.index_digest,
+            passages=len(searcher),
+            default_encoder=searcher.default_encoder,
             encoders=[
                 EncoderInfo(
-                    name=name,
-                    digest=self._identity.encoder_digests[name],
-                    dimension=self._searcher.encoder(name)[1].dimension,
+                    name=name, digest=identity.encoder_digests[name], dimension=searcher.encoder(name)[1].dimension
                 )
-                for name in self._searcher.encoder_names
+                for name in searcher.encoder_names
             ],
-            examples=self._examples,
+            examples=list(self._served.examples),
             max_query_chars=self.limits.max_query_chars,
         )
 
     async def search(self, request: SearchRequest) -> SearchResponse | BatchSearchResponse:
         """Answer one request: OverloadedError when full, DeadlineError when late, ConfigError or NotFoundError when it does not fit."""
         began = time.perf_counter()
-        self._check_supported(request)
-        encoder, _ = self._searcher.encoder(request.encoder)
+        served = self._served  # the one that this request keeps, whatever is swapped in meanwhile
+        searcher, identity = served.searcher, served.identity
+        self._check_supported(request, identity)
+        encoder, _ = searcher.encoder(request.encoder)
         queries = [
             SearchQuery(
                 text=text,
@@ -131,18 +143,19 @@ class SearchEngine:
             )
             for text in request.texts
         ]
-        done, queued_s = await self._submit(queries, len(queries))
+        done, queued_s = await self._submit(_SearchWork(served, queries), len(queries))
         assert isinstance(done, list)
         stages = {"queue": queued_s * 1000, **done[0].stages_ms, "total": (time.perf_counter() - began) * 1000}
         self.metrics.answered(encoder, len(queries), stages)
         stamp = ReleaseStamp(
-            name=self._identity.release,
-            index=self._identity.index_digest,
+            name=identity.release,
+            version=identity.version,
+            index=identity.index_digest,
             encoder=encoder,
-            encoder_digest=self._identity.encoder_digests[encoder],
+            encoder_digest=identity.encoder_digests[encoder],
         )
         timings = Timings(**{stage: round(value, 3) for stage, value in stages.items()})
-        kind = self._searcher.score_kind
+        kind = searcher.score_kind
         if request.query is not None:
             return SearchResponse.model_construct(
                 hits=done[0].hits, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
@@ -154,14 +167,16 @@ class SearchEngine:
 
     async def embed(self, request: EmbeddingsRequest) -> tuple[Vectors, int]:
         """Vectors [n, dimension] float32 and the tokens read."""
-        encoder, model = self._searcher.encoder(None if request.model == "default" else request.model)
+        served = self._served
+        encoder, model = served.searcher.encoder(None if request.model == "default" else request.model)
         if request.dimensions not in (None, model.dimension):
             raise ConfigError(
                 f"dimensions is {request.dimensions}; encoder {encoder!r} has {model.dimension}. Leave it out."
             )
         self._check_lengths(request.texts, "input")
         began = time.perf_counter()
-        done, queued_s = await self._submit(_EmbedWork(request.texts, encoder, request.input_type), len(request.texts))
+        work = _EmbedWork(served, request.texts, encoder, request.input_type)
+        done, queued_s = await self._submit(work, len(request.texts))
         assert isinstance(done, tuple)
         total = time.perf_counter() - began
         self.metrics.answered(
@@ -195,12 +210,12 @@ class SearchEngine:
                 f"No answer within {self.limits.request_timeout_s:g} s: send the request again, or ask for less."
             ) from None
 
-    def _check_supported(self, request: SearchRequest) -> None:
+    def _check_supported(self, request: SearchRequest, identity: ReleaseIdentity) -> None:
         self._check_lengths(request.texts, "query")
         if request.rerank is not None:
-            raise ConfigError(f"rerank: release {self._identity.release!r} has no re-ranking stage. Leave rerank out.")
+            raise ConfigError(f"rerank: release {identity.release!r} has no re-ranking stage. Leave rerank out.")
         if request.hybrid:
-            raise ConfigError(f"hybrid: release {self._identity.release!r} has no BM25 stage. Leave hybrid out.")
+            raise ConfigError(f"hybrid: release {identity.release!r} has no BM25 stage. Leave hybrid out.")
 
     def _check_lengths(self, texts: Sequence[str], field: str) -> None:
         longest = max(map(len, texts))
@@ -208,31 +223,33 @@ class SearchEngine:
             raise ConfigError(f"{field} has {longest} characters; at most {self.limits.max_query_chars} are taken.")
 
     def _run(self, batch: Sequence[_Work]) -> list[_Done]:
-        """One batch, on a lane's thread: all searches in one call, embeddings grouped by encoder and side."""
+        """One batch, on a lane's thread: all searches over one release in one call, embeddings grouped by encoder and side."""
         results: dict[int, _Done] = {}
-        searches = [(number, work) for number, work in enumerate(batch) if not isinstance(work, _EmbedWork)]
-        if searches:
-            found = iter(self._searcher.search([query for _, work in searches for query in work]))
-            for number, work in searches:
-                results[number] = [next(found) for _ in work]
-        groups: dict[tuple[str, Side], list[int]] = {}
-        for number, item in enumerate(batch):
-            if isinstance(item, _EmbedWork):
-                groups.setdefault((item.encoder, item.side), []).append(number)
-        for (encoder, side), numbers in groups.items():
-            self._embed_group(batch, numbers, encoder, side, results)
-        self.metrics.batch(sum(len(item.texts) if isinstance(item, _EmbedWork) else len(item) for item in batch))
+        searches: dict[int, list[int]] = {}  # a swap may leave two releases in one batch
+        embeddings: dict[tuple[int, str, Side], list[int]] = {}
+        for number, work in enumerate(batch):
+            if isinstance(work, _SearchWork):
+                searches.setdefault(id(work.served), []).append(number)
+            else:
+                embeddings.setdefault((id(work.served), work.encoder, work.side), []).append(number)
+        for numbers in searches.values():
+            works = [work for number in numbers if isinstance(work := batch[number], _SearchWork)]
+            found = iter(works[0].served.searcher.search([query for work in works for query in work.queries]))
+            for number, work in zip(numbers, works, strict=True):
+                results[number] = [next(found) for _ in work.queries]
+        for numbers in embeddings.values():
+            self._embed_group(numbers, [work for n in numbers if isinstance(work := batch[n], _EmbedWork)], results)
+        self.metrics.batch(
+            sum(len(work.texts) if isinstance(work, _EmbedWork) else len(work.queries) for work in batch)
+        )
         return [results[number] for number in range(len(batch))]
 
-    def _embed_group(
-        self, batch: Sequence[_Work], numbers: Sequence[int], encoder: str, side: Side, results: dict[int, _Done]
-    ) -> None:
-        works = [work for number in numbers if isinstance(work := batch[number], _EmbedWork)]
-        vectors = self._searcher.embed(
-            [text for work in works for text in work.texts], encoder, side
-        )  # [all texts, dim]
+    @staticmethod
+    def _embed_group(numbers: Sequence[int], works: Sequence[_EmbedWork], results: dict[int, _Done]) -> None:
+        searcher, encoder, side = works[0].served.searcher, works[0].encoder, works[0].side
+        vectors = searcher.embed([text for work in works for text in work.texts], encoder, side)  # [all texts, dim]
         start = 0
         for number, work in zip(numbers, works, strict=True):
             end = start + len(work.texts)
-            results[number] = (vectors[start:end], self._searcher.count_tokens(work.texts, encoder, side))
+            results[number] = (vectors[start:end], searcher.count_tokens(work.texts, encoder, side))
             start = end

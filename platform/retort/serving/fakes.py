@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from retort.corpus.words import bm25_terms
 from retort.indexing.merge import Hits
-from retort.serving.engine import EngineLimits, ReleaseIdentity, SearchEngine
+from retort.serving.engine import EngineLimits, SearchEngine
 from retort.serving.searcher import Searcher
+from retort.serving.served import ReleaseIdentity, Served
 
-__all__ = ["PASSAGES", "ExactIndex", "Table", "WordEncoder", "make_engine", "make_searcher"]
+__all__ = ["PASSAGES", "ExactIndex", "Table", "WordEncoder", "make_engine", "make_searcher", "make_served"]
 
 PASSAGES: list[dict[str, Any]] = [
     {"passage_id": "p0", "doc_id": "files", "title": "Files", "text": "Open a file and read it line by line.", "lang": "en", "section": "io", "fields": {"year": 2001, "tags": ["file", "read"]}},
@@ -105,13 +106,13 @@ def make_searcher(passages: Sequence[dict[str, Any]] = PASSAGES, encoders: Seque
     )
 
 
-def make_engine(searcher: Searcher | None = None, examples: Sequence[str] = (), **limits: Any) -> SearchEngine:
-    """An engine over that searcher; `limits` are those of EngineLimits."""
+def make_served(searcher: Searcher | None = None, examples: Sequence[str] = (), version: int = 0) -> Served:
+    """A release called `trial` over that searcher."""
     searcher = searcher or make_searcher()
     digests = {name: f"{name}-digest" for name in searcher.encoder_names}
-    return SearchEngine(
-        searcher,
-        ReleaseIdentity("trial", "trial-index", "index-digest", digests),
-        limits=EngineLimits(**limits),
-        examples=examples,
-    )
+    return Served(searcher, ReleaseIdentity("trial", "trial-index", "index-digest", digests, version), tuple(examples))
+
+
+def make_engine(searcher: Searcher | None = None, examples: Sequence[str] = (), **limits: Any) -> SearchEngine:
+    """An engine over that searcher; `limits` are those of EngineLimits."""
+    return SearchEngine(make_served(searcher, examples), limits=EngineLimits(**limits))

@@ -49,6 +49,33 @@ class ServingMetrics:
             "retort_queued_queries", "Queries waiting for a batch.", label, registry=self.registry
         ).labels(replica)
 
+        self._version = Gauge(
+            "retort_release_version", "Version of the release that answers.", label, registry=self.registry
+        ).labels(replica)
+        self._changes = Counter(
+            "retort_release_changes", "Changes of the release.", ("outcome", *label), registry=self.registry
+        )
+        for outcome in ("applied", "refused"):
+            self._changes.labels(outcome, replica)
+        self._load = Gauge(
+            "retort_release_load_seconds",
+            "How long the release that answers took to load and check.",
+            label,
+            registry=self.registry,
+        ).labels(replica)
+
+    def serving(self, version: int) -> None:
+        """Say which version of the release answers from now on."""
+        self._version.set(version)
+
+    def loaded(self, seconds: float) -> None:
+        """Say how long that version took to load and check."""
+        self._load.set(seconds)
+
+    def change(self, outcome: str) -> None:
+        """Count a change of the release: applied or refused."""
+        self._changes.labels(outcome, self._replica).inc()
+
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one HTTP answer; `route` is a route's pattern, never a raw path."""
         self._requests.labels(route, str(status), self._replica).inc()

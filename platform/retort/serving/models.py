@@ -139,6 +139,7 @@ class ReleaseStamp(BaseModel):
     """Which artefacts answered."""
 
     name: str = Field(description="The release.")
+    version: int = Field(0, description="Its version; 0 if it was never saved.")
     index: str = Field(description="Digest of the index.")
     encoder: str = Field(description="Name of the query encoder.")
     encoder_digest: str = Field(description="Digest of the query encoder.")
@@ -241,10 +242,20 @@ class EncoderInfo(BaseModel):
     dimension: int
 
 
+class RefusedChange(BaseModel):
+    """A version of the release that failed its check and never took traffic."""
+
+    version: int
+    reason: str
+    at: str = Field(description="When, ISO 8601 UTC.")
+
+
 class ServiceInfo(BaseModel):
     """What is being served: the search page reads this."""
 
     release: str
+    version: int = Field(0, description="Version of the release; 0 if it was never saved.")
+    refused: RefusedChange | None = Field(None, description="A newer version that failed its check, if there is one.")
     index: str
     index_digest: str
     passages: int

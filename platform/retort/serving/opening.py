@@ -1,44 +1,107 @@
-"""Opening a release: everything it names is loaded, checked to belong together, and warmed up."""
+"""Opening releases: everything one names is loaded, checked to belong together, and warmed up.
+
+Parts keeps what is open by digest, so that two releases that share an index, a corpus or an encoder share it in memory,
+and a change of the rest takes milliseconds. What no release holds any more is let go.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from retort.errors import CorruptError
-from retort.releases.release import Release
+from retort.errors import CorruptError, IncompatibleError
+from retort.releases.release import ArtefactRef, Release, passage_space_of
+from retort.serving.canaries import check_canaries, check_own_queries
+from retort.serving.corpus_view import CorpusView
 from retort.serving.searcher import QueryEncoder, Searcher
-from retort.store import Store
+from retort.store import Artefact, Store
 
-if TYPE_CHECKING:
-    from retort.corpus.lookup import Passages
-    from retort.indexing.search import ShardedIndex
+__all__ = ["Parts", "open_release"]
 
-__all__ = ["open_release"]
+Part = TypeVar("Part")
+
+
+class Parts:
+    """What is open in this process, by kind and digest. Safe from several threads."""
+
+    def __init__(self, store: Store, threads: int = 1, device: str | None = None) -> None:
+        self._store, self._threads, self._device = store, threads, device
+        self._open: WeakValueDictionary[tuple[str, str], Any] = WeakValueDictionary()
+        self._passed: set[tuple[str, str]] = set()  # (index, encoder) digests whose check need not be made again
+        self._spaces: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def open(self, release: Release) -> Searcher:
+        """Load what is not open yet, check that it belongs together, answer canary queries.
+
+        Raises NotFoundError, CorruptError or IncompatibleError; the sentence says what was wrong.
+        """
+        with self._lock:
+            index = self._shared(release.index, self._load_index)
+            corpus = self._shared(release.corpus, self._load_corpus)
+            _check_rows(release, index, corpus)
+            encoders: dict[str, QueryEncoder] = {}
+            for name, ref in release.encoders.items():
+                self._check_space(ref, index.passage_space)
+                encoders[name] = self._shared(ref, self._load_encoder)
+            searcher = Searcher(encoders, release.default_encoder, index, corpus)
+            searcher.warm_up()
+            for name, ref in release.encoders.items():
+                if (pair := (release.index.digest, ref.digest)) not in self._passed:
+                    check_own_queries(searcher, name)
+                    self._passed.add(pair)
+            check_canaries(searcher, release.canaries)
+            return searcher
+
+    def _shared(self, ref: ArtefactRef, load: Callable[[Artefact], Part]) -> Part:
+        key = (ref.kind, ref.digest)
+        found: Part | None = self._open.get(key)
+        if found is None:
+            found = load(ref.find(self._store))
+            self._open[key] = found
+        return found
+
+    def _load_index(self, artefact: Artefact) -> Any:
+        from retort.indexing.search import ShardedIndex
+
+        return ShardedIndex.open(artefact, threads=self._threads)
+
+    def _load_corpus(self, artefact: Artefact) -> CorpusView:
+        from retort.corpus.lookup import Passages
+
+        return CorpusView(Passages.open(artefact))
+
+    def _load_encoder(self, artefact: Artefact) -> Any:
+        from retort.models.dual_encoder import DualEncoder
+
+        return DualEncoder.load(artefact.local(), device=self._device)
+
+    def _check_space(self, ref: ArtefactRef, wanted: str) -> None:
+        # Before weights are loaded (a manifest says it): scores across two spaces would be silent nonsense.
+        if ref.digest not in self._spaces:
+            self._spaces[ref.digest] = passage_space_of(ref.find(self._store))
+        space = self._spaces[ref.digest]
+        if space != wanted:
+            raise IncompatibleError(
+                f"Query encoder {ref.name!r} scores in passage space {space[:12]}, the index is in {wanted[:12]}. "
+                "Promote an encoder that fits this index, or embed and index the corpus again with this one."
+            )
 
 
 def open_release(release: Release, store: Store, threads: int = 1, device: str | None = None) -> Searcher:
-    """Load everything that a release names, check that it belongs together, and answer one query to warm up."""
-    from retort.corpus.lookup import Passages
-    from retort.indexing.search import ShardedIndex
-    from retort.models.dual_encoder import DualEncoder
-
-    index = ShardedIndex.open(release.index.find(store), threads=threads)
-    passages = Passages.open(release.corpus.find(store))
-    _check_rows(release, index, passages)
-    encoders: dict[str, QueryEncoder] = {
-        name: DualEncoder.load(ref.find(store).local(), device=device) for name, ref in release.encoders.items()
-    }
-    searcher = Searcher(encoders, release.default_encoder, index, passages)
-    searcher.warm_up()
-    return searcher
+    """One release, opened by itself; errors as `Parts.open`."""
+    return Parts(store, threads, device).open(release)
 
 
-def _check_rows(release: Release, index: ShardedIndex, passages: Passages) -> None:
+def _check_rows(release: Release, index: Any, corpus: CorpusView) -> None:
     """A row of the index is that row of the corpus: hits are fetched by row."""
     count = len(index)
     rows = np.unique(np.linspace(0, count - 1, num=min(count, 16), dtype=np.int64))
+    passages: Any = corpus.passages
     if count != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
         raise CorruptError(
             f"Index {release.index.name!r} ({count} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import NotFoundError
-from retort.serving.filters import FieldIndex
-from retort.serving.highlights import Highlighter, best_window, common_words
+from retort.serving.corpus_view import CorpusView, PassageTable
+from retort.serving.highlights import Highlighter, best_window
 from retort.serving.models import FilterValue, Hit, Snippet
 
 _DEEPER = 4
-_SAMPLE = 500
 ScoreKind = Literal["cosine", "inner_product", "reranked", "fused"]
 
 
@@ -70,19 +69,6 @@ class VectorIndex(Protocol):
         """Scores and corpus rows [n, k], best first, ties by passage id; row -1 where there are no more."""
 
 
-class PassageTable(Protocol):
-    """What search needs of a corpus; corpus.lookup.Passages is one."""
-
-    def __len__(self) -> int:
-        """How many passages."""
-
-    def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The columns of schemas.PASSAGE as dictionaries; `fields` unpacked."""
-
-    def column(self, name: str) -> Any:
-        """One column of all passages, with `to_pylist()`."""
-
-
 @dataclass(frozen=True)
 class SearchQuery:
     """One query with its settings."""
@@ -126,15 +112,14 @@ class Searcher:
         encoders: Mapping[str, QueryEncoder],
         default_encoder: str,
         index: VectorIndex,
-        corpus: PassageTable,
+        corpus: PassageTable | CorpusView,
     ) -> None:
         assert default_encoder in encoders, (default_encoder, list(encoders))
         self._encoders = dict(encoders)
         self.default_encoder = default_encoder
         self._index = index
-        self._corpus = corpus
-        self._fields = FieldIndex(lambda name: corpus.column(name).to_pylist())
-        self._common = common_words(_sample_texts(corpus))
+        view = corpus if isinstance(corpus, CorpusView) else CorpusView(corpus)
+        self._corpus, self._fields, self._common = view.passages, view.fields, view.common
         self.score_kind: ScoreKind = "cosine" if encoders[default_encoder].normalise else "inner_product"
 
     def __len__(self) -> int:
@@ -153,6 +138,10 @@ class Searcher:
                 f"encoder: this release has no query encoder {chosen!r}. It has: {', '.join(self._encoders)}."
             )
         return chosen, self._encoders[chosen]
+
+    def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Passages of these corpus rows."""
+        return self._corpus.records_at(rows)
 
     def embed(self, texts: Sequence[str], encoder: str | None, side: Side) -> NDArray[np.float32]:
         """Vectors [n, dimension] float32, as the batch job makes them."""
@@ -247,12 +236,6 @@ class Searcher:
                 make_hits(query.text, found, ranking.scores[query.offset :].tolist(), query.highlight, self._common)
             )
         return result
-
-
-def _sample_texts(corpus: PassageTable) -> list[str]:
-    """Passages spread evenly over the corpus."""
-    step = max(1, len(corpus) // _SAMPLE)
-    return [str(record["text"]) for record in corpus.records_at(range(0, len(corpus), step))]
 
 
 def make_hits(

@@ -1,0 +1,134 @@
+"""A replica follows the pointer of its release: load beside, check, swap, let go; and stay where it is if the check fails.
+
+One thread per replica looks at the pointer about once a second. A release is opened on that thread, at low priority, while
+the old one answers; the swap is one assignment. Nothing is sent to replicas: each pulls, so that a replica that starts
+later, or was away, comes to the same release.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from retort.errors import RetortError, StorageError
+from retort.releases.release import Release, newest_version, release_at
+from retort.serving.engine import SearchEngine
+from retort.serving.models import RefusedChange
+from retort.serving.served import Served
+from retort.store import Store
+
+log = logging.getLogger(__name__)
+
+Open = Callable[[Release, int], Served]
+_NICENESS = 10
+_OLDER = 5
+
+
+@dataclass(frozen=True)
+class Target:
+    """The release that a replica should serve, by the name of its pointer."""
+
+    name: str
+    poll_s: float = 1.0
+
+
+def first_served(store: Store, name: str, open_: Open) -> tuple[Served, RefusedChange | None]:
+    """The newest version of a release that passes its check, for a replica that starts; and the newest if that did not.
+
+    Raises what was wrong with the newest version when none of the last five passes.
+    """
+    release, newest = release_at(store, name)
+    try:
+        return open_(release, newest), None
+    except RetortError as error:
+        refused = _refusal(newest, error)
+        for version in range(newest - 1, max(0, newest - 1 - _OLDER), -1):
+            with suppress(RetortError):
+                older, _ = release_at(store, name, version)
+                served = open_(older, version)
+                log.error("release %r version %d is not served: %s; serving version %d", name, newest, error, version)
+                return served, refused
+        raise
+
+
+class ReleaseFollower:
+    """The thread that keeps one engine at the newest good version of its release."""
+
+    def __init__(self, store: Store, engine: SearchEngine, open_: Open, target: Target) -> None:
+        self._store, self._engine, self._open = store, engine, open_
+        self.target = target
+        """Assign another to follow another release; the thread takes it up at its next look."""
+        self._seen = (target.name, max(engine.served.identity.version, _version_of(engine.refused)))
+        self._ended = threading.Event()
+        self._unreachable = False
+        self._thread = threading.Thread(target=self._run, name="retort-release", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, which may be loading: it ends after that."""
+        self._ended.set()
+
+    def look(self) -> bool:
+        """Look once at the pointer, and take up what is new; returns whether the engine was swapped."""
+        target = self.target
+        version = newest_version(self._store, target.name)
+        if version == 0 or (target.name, version) == self._seen:
+            return False
+        began = time.monotonic()
+        try:
+            release, version = release_at(self._store, target.name)
+            served = self._open(release, version)
+        except Exception as error:  # whatever is wrong with the new one, the old one goes on
+            self._refuse(target.name, version, error)
+            return False
+        self._seen = (target.name, version)
+        self._engine.swap(served)
+        self._engine.metrics.change("applied")
+        seconds = time.monotonic() - began
+        self._engine.metrics.loaded(seconds)
+        log.warning("release %r version %d answers from now on (made ready in %.2f s)", target.name, version, seconds)
+        return True
+
+    def _refuse(self, name: str, version: int, error: Exception) -> None:
+        if not isinstance(error, StorageError | OSError):
+            self._seen = (name, version)  # what the store cannot give just now is tried again, all else is settled
+        refused, known = _refusal(version, error), self._engine.refused
+        if known and (known.version, known.reason) == (refused.version, refused.reason):
+            return
+        self._engine.refused = refused
+        self._engine.metrics.change("refused")
+        ours = None if isinstance(error, RetortError) else error
+        at = self._engine.served.identity.version
+        log.error("release %r version %d is not served, %d goes on: %s", name, version, at, error, exc_info=ours)
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):
+            # Linux counts niceness per thread: loading must not take the cores from those who wait for answers.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while not self._ended.wait(self.target.poll_s * random.uniform(0.75, 1.25)):
+            try:
+                self.look()
+                self._unreachable = False
+            except Exception as error:  # the store may be away for a while: nothing of it is needed to answer
+                if not self._unreachable:
+                    log.warning("cannot read the release %r: %s; serving goes on", self.target.name, error)
+                self._unreachable = True
+
+
+def _refusal(version: int, error: Exception) -> RefusedChange:
+    reason = str(error) if isinstance(error, RetortError) else f"{type(error).__name__}: {error}"
+    return RefusedChange(version=version, reason=reason, at=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _version_of(refused: RefusedChange | None) -> int:
+    return refused.version if refused else 0

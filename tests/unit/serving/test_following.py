@@ -1,0 +1,161 @@
+"""Following a release: what is taken up, what is refused, and what a request in flight sees."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from retort.errors import CorruptError, NotFoundError, StorageError
+from retort.releases.release import ArtefactRef, Release, save_release
+from retort.serving.engine import SearchEngine
+from retort.serving.fakes import PASSAGES, make_engine, make_searcher, make_served
+from retort.serving.following import ReleaseFollower, Target, first_served
+from retort.serving.models import SearchRequest
+from retort.serving.served import ReleaseIdentity, Served
+from retort.store import open_store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"))
+
+
+def release(name="live", index="a", **fields):
+    ref = lambda kind, text: ArtefactRef(kind=kind, name=text, key=text * 8, digest=text * 8)  # noqa: E731
+    return Release(
+        name=name, index=ref("index", index), corpus=ref("corpus", "c"), encoders={"words": ref("encoder", "e")},
+        default_encoder="words", created="2026-01-01T00:00:00+00:00", **fields,
+    )  # fmt: skip
+
+
+def opened(release, version):
+    """Index `bad` fails its check; the others are the small world."""
+    if release.index.name.startswith("bad"):
+        raise CorruptError(f"{release.index.name} is broken")
+    return Served(make_searcher(), ReleaseIdentity.of(release, version), ())
+
+
+def following(store, open_=opened, name="live", **target):
+    served, refused = first_served(store, name, open_)
+    engine = SearchEngine(served)
+    engine.refused = refused
+    return engine, ReleaseFollower(store, engine, open_, Target(name, **target))
+
+
+def metric(engine, name, **labels):
+    return engine.metrics.registry.get_sample_value(name, {"replica": "", **labels})
+
+
+def test_a_new_version_is_taken_up_once(store):
+    save_release(store, release())
+    engine, follower = following(store)
+    assert not follower.look() and engine.info().version == 1
+    save_release(store, release(index="b"))
+    assert follower.look() and not follower.look()
+    assert (engine.info().version, engine.info().index) == (2, "b")
+    assert metric(engine, "retort_release_version") == 2
+    assert metric(engine, "retort_release_changes_total", outcome="applied") == 1
+
+
+def test_a_version_that_fails_its_check_never_takes_traffic(store):
+    save_release(store, release())
+    engine, follower = following(store)
+    save_release(store, release(index="bad"))
+    assert not follower.look() and not follower.look()
+    info = engine.info()
+    assert (info.version, info.refused.version, info.refused.reason) == (1, 2, "bad is broken")
+    assert metric(engine, "retort_release_changes_total", outcome="refused") == 1
+    save_release(store, release(index="b"))
+    assert follower.look() and engine.info().refused is None and engine.info().version == 3
+
+
+def test_a_mistake_of_ours_while_opening_is_a_refusal_too(store):
+    save_release(store, release())
+
+    def clumsy(release, version):
+        return opened(release, version) if version == 1 else 1 / 0
+
+    engine, follower = following(store, clumsy)
+    save_release(store, release(index="b"))
+    assert not follower.look() and engine.info().refused.reason.startswith("ZeroDivisionError")
+
+
+def test_what_the_store_could_not_give_is_tried_again(store):
+    save_release(store, release())
+    tries = []
+
+    def flaky(release, version):
+        tries.append(version)
+        if tries.count(2) in (1, 2):
+            raise StorageError("the bucket is away")
+        return opened(release, version)
+
+    engine, follower = following(store, flaky)
+    save_release(store, release(index="b"))
+    assert [follower.look() for _ in range(3)] == [False, False, True]
+    assert metric(engine, "retort_release_changes_total", outcome="refused") == 1, "said once"
+
+
+def test_a_replica_that_starts_goes_back_to_the_newest_good_version(store):
+    for index in ("a", "b", "bad"):
+        save_release(store, release(index=index))
+    engine, follower = following(store)
+    assert (engine.info().version, engine.info().refused.version) == (2, 3)
+    assert not follower.look()
+
+
+def test_without_a_good_version_a_replica_says_what_is_wrong_with_the_newest(store):
+    for index in ("bad", "bad2"):
+        save_release(store, release(index=index))
+    with pytest.raises(CorruptError, match="bad2 is broken"):
+        following(store)
+    with pytest.raises(NotFoundError, match="no release 'dead'"):
+        following(store, name="dead")
+
+
+def test_another_target_is_followed_from_the_next_look_on(store):
+    save_release(store, release())
+    save_release(store, release(name="other", index="b"))
+    engine, follower = following(store)
+    follower.target = Target("other")
+    assert follower.look() and engine.info().release == "other"
+
+
+def test_the_thread_looks_by_itself_and_survives_a_store_that_is_away(store, monkeypatch):
+    save_release(store, release())
+    engine, follower = following(store, poll_s=0.01)
+    real, away = type(store).pointer, threading.Event()
+
+    def pointer(self, name):
+        if not away.is_set():
+            away.set()
+            raise StorageError("away")
+        return real(self, name)
+
+    monkeypatch.setattr(type(store), "pointer", pointer)
+    follower.start()
+    assert away.wait(5)
+    save_release(store, release(index="b"))
+    deadline = time.monotonic() + 5
+    while engine.info().version != 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    follower.stop()
+    assert engine.info().version == 2
+
+
+def test_a_request_in_flight_keeps_the_release_it_began_with():
+    """Queued before the swap, run after it, in one batch with a request of the new release."""
+    engine = make_engine()
+    other = make_served(make_searcher(PASSAGES[3:]), version=7)
+
+    async def scenario():
+        before = asyncio.ensure_future(engine.search(SearchRequest(query="read the file", k=1)))
+        await asyncio.sleep(0)  # it is in the queue now
+        engine.swap(other)
+        after = asyncio.ensure_future(engine.search(SearchRequest(query="Datei", k=1)))
+        return await asyncio.gather(before, after)
+
+    first, second = asyncio.run(scenario())
+    assert (first.release.version, first.hits[0].passage_id) == (0, "p1")
+    assert (second.release.version, second.hits[0].passage_id) == (7, "p3")
