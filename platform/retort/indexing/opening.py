@@ -6,6 +6,7 @@ version of the file. Every kind but fast-scan is then mapped: replicas on one ma
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from retort.indexing.brute import best_rows
 from retort.indexing.faiss_library import faiss
 from retort.indexing.kinds import faiss_reason
 from retort.indexing.merge import Hits
+from retort.indexing.passing import Passing, search_passing
 from retort.store import Artefact, cache_root
 from retort.store.files import storage_errors
 
@@ -38,6 +40,9 @@ ROUNDING = 4e-6
 MATRIX_QUERIES = 8
 """From so many queries at once a matrix product pays."""
 BLOCK_ROWS = 8192
+NARROW_SHARE = 0.02
+NARROW_COUNT = 4096
+"""Where fewer pass than either, their stored vectors are read, all of them: cheaper than a deep search, and exact."""
 
 
 def verified(artefact: Artefact, path: str) -> Path:
@@ -97,8 +102,13 @@ class Shard:
         dimension: int,
         exact: bool,
         settings: Mapping[str, int],
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
-        """Map the (verified) file; CorruptError if it holds something else than index.json says."""
+        """Map the (verified) file; CorruptError if it holds something else than index.json says.
+
+        Args:
+            rows: [count] corpus row of each position, -1 for what is deleted or replaced; None: first_row + position.
+        """
         self._index = open_faiss_file(path, what)
         if (self._index.ntotal, self._index.d) != (count, dimension):
             raise CorruptError(
@@ -110,39 +120,84 @@ class Shard:
         self.size_bytes = path.stat().st_size
         self.mapped = "FastScan" not in type(self._index).__name__
         self._bytes = _stored_vectors(self._index)  # None where the kind keeps only codes
+        if rows is not None and rows.shape != (count,):
+            raise CorruptError(
+                f"{what}: its map of rows has shape {list(rows.shape)}, index.json says {count} vectors."
+            )
+        self._rows = rows
+        self._open = None if rows is None else _unless_all(rows >= 0)
 
-    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
-        """The k best rows, more where they may tie, unsorted; the calling thread's FAISS thread count is used."""
-        wanted = min(k + MARGIN, self.count)
-        hits, reach = self._candidates(vectors, wanted)
+    def search(self, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
+        """The k best rows, more where they may tie, unsorted; the calling thread's FAISS thread count is used.
+
+        `allowed` [rows of the corpus] says which may be found; None: all but deleted and hidden ones.
+        """
+        passing = self._open if allowed is None else self._narrowed(allowed)
+        available = self.count if passing is None else passing.count
+        if not available:
+            return Hits(np.zeros((len(vectors), 0), dtype=np.float32), np.zeros((len(vectors), 0), dtype=np.int64))
+        wanted = min(k + MARGIN, available)
+        hits, reach = self._candidates(vectors, wanted, passing)
         # Only exact kinds promise that nothing better was missed, so only they look at how far ties reach.
         open_ = np.flatnonzero(reach >= _kth(hits.scores, k)) if self._exact else np.zeros(0, dtype=np.int64)
-        while len(open_) and wanted < self.count:
-            wanted = min(4 * wanted, self.count)
-            deeper, reach = self._candidates(vectors[open_], wanted)
+        while len(open_) and wanted < available:
+            wanted = min(4 * wanted, available)
+            deeper, reach = self._candidates(vectors[open_], wanted, passing)
             hits = _widened(hits, wanted)
             hits.scores[open_], hits.rows[open_] = deeper.scores, deeper.rows
             open_ = open_[reach >= _kth(deeper.scores, k)]
         return hits
 
-    def _candidates(self, vectors: NDArray[np.float32], wanted: int) -> tuple[Hits, NDArray[np.float32]]:
-        """FAISS's `wanted` best rows, and per query the highest score that a passage not among them may have."""
-        if self._exact and self._bytes is not None and len(vectors) >= MATRIX_QUERIES:
-            scores, rows = best_rows(vectors, _aligned_blocks(self._bytes), wanted)
+    def hiding(self, hidden: NDArray[np.bool_]) -> Self:
+        """This shard, its open file shared, without the rows that are true in `hidden` [rows of the corpus]."""
+        view = copy.copy(self)
+        view._open = self._narrowed(~hidden)
+        return view
+
+    def _narrowed(self, allowed: NDArray[np.bool_]) -> Passing | None:
+        mask = self._of_corpus(allowed)
+        if self._open is not None:
+            mask = mask & self._open.mask
+        return _unless_all(mask)
+
+    def _of_corpus(self, values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Values [rows of the corpus] by position; a position without a row reads some other row's."""
+        return (
+            values[self.first_row : self.first_row + self.count]
+            if self._rows is None
+            else values[np.asarray(self._rows)]
+        )
+
+    def _candidates(
+        self, vectors: NDArray[np.float32], wanted: int, passing: Passing | None
+    ) -> tuple[Hits, NDArray[np.float32]]:
+        """The `wanted` best rows of what passes, and per query the highest score that one not among them may have."""
+        narrow = passing is not None and (passing.share < NARROW_SHARE or passing.count < NARROW_COUNT)
+        matrix = self._exact and len(vectors) >= MATRIX_QUERIES
+        if self._bytes is not None and (matrix or narrow):
+            positions = None if passing is None else passing.positions
+            scores, rows = best_rows(vectors, _aligned_blocks(self._bytes, positions), wanted)
+            rows = rows if positions is None else positions[rows]
+        elif passing is not None:
+            scores, rows = search_passing(self._index, vectors, wanted, passing)
         else:
             scores, rows = self._index.search(vectors, wanted)
+        available = self.count if passing is None else passing.count
         reach = np.full(len(vectors), -np.inf, dtype=np.float32)
         if self._bytes is not None:
             for query, vector in enumerate(vectors):
                 found = rows[query] >= 0
                 stored = self._bytes[rows[query, found]].view(np.float32)  # [found, dim], copied and so aligned
                 scores[query, found] = exact_scores(stored, vector)
-                if wanted < self.count and found.any():
+                if wanted < available and found.any():
                     longest = np.sqrt(np.einsum("nd,nd->n", stored, stored).max() * np.dot(vector, vector))
                     reach[query] = scores[query, found].min() + ROUNDING * longest
-        return Hits(
-            np.where(rows < 0, -np.inf, scores).astype(np.float32), np.where(rows < 0, -1, rows + self.first_row)
-        ), reach
+        named = rows + self.first_row if self._rows is None else np.asarray(self._rows)[rows]
+        return Hits(np.where(rows < 0, -np.inf, scores).astype(np.float32), np.where(rows < 0, -1, named)), reach
+
+
+def _unless_all(mask: NDArray[np.bool_]) -> Passing | None:
+    return None if mask.all() else Passing(np.array(mask))
 
 
 def exact_scores(stored: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,6 +231,13 @@ def _stored_vectors(index: Any) -> NDArray[np.uint8] | None:
     return flat.reshape(storage.ntotal, storage.d * 4)
 
 
-def _aligned_blocks(stored: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    for start in range(0, len(stored), BLOCK_ROWS):
-        yield start, stored[start : start + BLOCK_ROWS].copy().view(np.float32)
+def _aligned_blocks(
+    stored: NDArray[np.uint8], positions: NDArray[np.int64] | None
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """All vectors, or those at `positions`, in blocks; numbered by their place among them."""
+    for start in range(0, len(stored) if positions is None else len(positions), BLOCK_ROWS):
+        stop = start + BLOCK_ROWS
+        yield (
+            start,
+            (stored[start:stop].copy() if positions is None else stored[positions[start:stop]]).view(np.float32),
+        )

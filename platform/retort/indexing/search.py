@@ -4,11 +4,14 @@
     hits = index.search(vectors, k)             scores [n, k], rows [n, k]
     index.passage_ids(hits.rows[0])             the user's ids; texts come from corpus/lookup.py
 
-Row i is passage i of the corpus that was embedded, in its order.
+Row i is passage i of the corpus that was embedded, in its order. index.json (layout 2) may name shards of an earlier index
+(`artefact`) with a map from their positions to rows of this corpus (`rows`); such a partial index takes its passage ids from
+its embeddings.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from retort.errors import CorruptError, IncompatibleError, InputError
+from retort.errors import CorruptError, IncompatibleError, InputError, NotFoundError
 from retort.indexing.faiss_library import faiss
 from retort.indexing.merge import Hits, merge_shards
 from retort.indexing.opening import Shard, verified
 from retort.indexing.vectors import Similarity
-from retort.store import Artefact, cache_root
+from retort.store import Artefact, Store, cache_root
 from retort.store.files import storage_errors
 
 __all__ = ["Hits", "PassageIds", "ShardedIndex", "checked_queries"]
@@ -105,6 +108,7 @@ class ShardedIndex:
         self.similarity: Similarity = description["similarity"]
         self.passage_space = str(description["passage_space"])
         self.exact = bool(description["exact"])
+        self._whole: ShardedIndex | None = None
         pooled = threads > 1 and len(shards) > 1
         self._pool = (
             ThreadPoolExecutor(min(threads, len(shards)), thread_name_prefix="retort-shard") if pooled else None
@@ -128,31 +132,44 @@ class ShardedIndex:
             )
         verified(artefact, "index.json")
         description = artefact.json("index.json")
-        shards, tables = [], []
+        shards = []
         for entry in description["shards"]:
-            path = verified(artefact, entry["file"])
+            holder = _holder(artefact, entry)
             shards.append(
                 Shard(
-                    path,
-                    f"{artefact}, {entry['file']}",
+                    verified(holder, entry["file"]),
+                    f"{holder}, {entry['file']}",
                     first_row=entry["first_row"],
                     count=entry["count"],
                     dimension=description["dimension"],
                     exact=description["exact"],
                     settings=description["search"],
+                    rows=_row_map(artefact, entry),
                 )
             )
-            tables.append(_ids_reader(artefact, entry["ids"]))
-        ids = PassageIds.open(artefact.digest, tables, description["count"], str(artefact))
+        ids = _passage_ids(artefact, description)
         return cls(artefact, description, shards, ids, threads)
+
+    def hiding(self, hidden: NDArray[np.bool_]) -> Self:
+        """This index, its open files shared, without the rows that are true in `hidden` [count]."""
+        _check_mask(hidden, len(self), self._artefact)
+        view = copy.copy(self)
+        view._shards = [shard.hiding(hidden) for shard in self._shards]
+        view._whole = self  # who keeps open indexes weakly must see that this one is in use
+        return view
 
     def __len__(self) -> int:
         return int(self.description["count"])
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of all its files on disk."""
-        return self._artefact.size_bytes
+        """Bytes of all its files on disk, those that it shares with an earlier index included."""
+        foreign = [
+            shard.size_bytes
+            for shard, entry in zip(self._shards, self.description["shards"], strict=True)
+            if "artefact" in entry
+        ]
+        return self._artefact.size_bytes + sum(foreign)
 
     @property
     def mapped_bytes(self) -> int:
@@ -164,21 +181,24 @@ class ShardedIndex:
         """Bytes of shards that each process holds for itself, because FAISS cannot map their kind (fast-scan)."""
         return sum(shard.size_bytes for shard in self._shards if not shard.mapped)
 
-    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
+    def search(self, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """The k best rows of each query vector, best first, equal scores by passage id.
 
         Args:
             vectors: [n, dimension] float32.
             k: hits wanted; where there are fewer, rows are -1 and scores -inf.
+            allowed: [count] true for rows that may be found; None: all that are not hidden.
 
-        Raises IncompatibleError for vectors of another dimension, InputError for NaN, infinity or k < 1.
+        Raises IncompatibleError for vectors of another dimension, InputError for NaN, infinity, k < 1 or a mask of another length.
         """
         queries = checked_queries(vectors, k, self.dimension, str(self._artefact))
+        if allowed is not None:
+            _check_mask(allowed, len(self), self._artefact)
         # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
         if self._pool is not None and len(queries) == 1:
-            found = list(self._pool.map(lambda shard: _search_with(shard, queries, k, 1), self._shards))
+            found = list(self._pool.map(lambda shard: _search_with(shard, queries, k, 1, allowed), self._shards))
         else:
-            found = [_search_with(shard, queries, k, self._threads) for shard in self._shards]
+            found = [_search_with(shard, queries, k, self._threads, allowed) for shard in self._shards]
         return merge_shards(found, k, self.passage_ids)
 
     def passage_ids(self, rows: NDArray[np.int64]) -> list[str]:
@@ -186,10 +206,58 @@ class ShardedIndex:
         return self._ids.at(rows)
 
 
-def _search_with(shard: Shard, queries: NDArray[np.float32], k: int, threads: int) -> Hits:
+def _search_with(
+    shard: Shard, queries: NDArray[np.float32], k: int, threads: int, allowed: NDArray[np.bool_] | None
+) -> Hits:
     # OpenMP keeps this number per calling thread, so it is set where the search runs.
     faiss.omp_set_num_threads(threads)
-    return shard.search(queries, k)
+    return shard.search(queries, k, allowed)
+
+
+def _check_mask(mask: NDArray[np.bool_], count: int, artefact: Artefact) -> None:
+    if mask.shape != (count,) or mask.dtype != np.bool_:
+        raise InputError(
+            f"{artefact} has {count} passages; a mask over them has shape {list(mask.shape)} of {mask.dtype}, expected [{count}] of bool."
+        )
+
+
+def _holder(artefact: Artefact, entry: dict[str, Any]) -> Artefact:
+    """The artefact that holds a shard's file: this one, or the earlier one that index.json names."""
+    named = entry.get("artefact")
+    if named is None:
+        return artefact
+    found = Store(artefact.store_area()).find("index", named["key"])
+    if found is None:
+        raise NotFoundError(
+            f"{artefact} shares shard {entry['file']} with index {named['key'][:12]}, which is not in {artefact.store_area().uri}. "
+            "Restore that index, or build this one whole: retort index."
+        )
+    if found.digest != named["digest"]:
+        raise CorruptError(
+            f"{artefact} shares shard {entry['file']} with index {named['key'][:12]} of digest {named['digest'][:12]}; the store has {found.digest[:12]} there. "
+            "Build this index whole: retort index."
+        )
+    return found
+
+
+def _row_map(artefact: Artefact, entry: dict[str, Any]) -> NDArray[np.int64] | None:
+    """The map from positions of a shard to rows, memory-mapped; None where there is none."""
+    if "rows" not in entry:
+        return None
+    rows: NDArray[np.int64] = np.load(verified(artefact, entry["rows"]), mmap_mode="r", allow_pickle=False)
+    if rows.dtype != np.int64:
+        raise CorruptError(f"{artefact}, {entry['rows']} holds {rows.dtype}; expected int64. Make the index again.")
+    return rows
+
+
+def _passage_ids(artefact: Artefact, description: dict[str, Any]) -> PassageIds:
+    count, entries = description["count"], description["shards"]
+    if any("rows" in entry or "artefact" in entry for entry in entries):
+        embeddings = artefact.input("embeddings")
+        readers = [lambda part=part: embeddings.part(part, columns=["passage_id"]) for part in embeddings.parts()]
+        return PassageIds.open(embeddings.digest, readers, count, str(embeddings))
+    tables = [_ids_reader(artefact, entry["ids"]) for entry in entries]
+    return PassageIds.open(artefact.digest, tables, count, str(artefact))
 
 
 def _ids_reader(artefact: Artefact, path: str) -> Callable[[], pa.Table]:

@@ -37,7 +37,7 @@ class Artefact:
 
     @property
     def kind(self) -> str:
-        """corpus, queries, candidates, teacher, judgements, encoder, embeddings, index or report."""
+        """corpus, queries, candidates, teacher, judgements, encoder, embeddings, index, mask or report."""
         return self.manifest.kind
 
     @property

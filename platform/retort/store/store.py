@@ -22,7 +22,7 @@ from retort.store.files import FileArea
 from retort.store.manifest import MANIFEST, InputRecord, Manifest, artefact_key
 from retort.store.pointers import Pointer
 
-KINDS = ("corpus", "queries", "candidates", "teacher", "judgements", "encoder", "embeddings", "index", "report")
+KINDS = ("corpus", "queries", "candidates", "teacher", "judgements", "encoder", "embeddings", "index", "mask", "report")
 DEFAULT_STORE = ".retort"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
