@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from retort.errors import CorruptError, IncompatibleError
+from retort.releases.masks import hidden_rows
 from retort.releases.release import ArtefactRef, Release, passage_space_of
 from retort.serving.canaries import check_canaries, check_own_queries
 from retort.serving.corpus_view import CorpusView
@@ -44,15 +45,20 @@ class Parts:
             index = self._shared(release.index, self._load_index)
             corpus = self._shared(release.corpus, self._load_corpus)
             _check_rows(release, index, corpus)
+            passages: Any = corpus.passages
+            hidden = hidden_rows(self._store, release, passages)
             encoders: dict[str, QueryEncoder] = {}
             for name, ref in release.encoders.items():
                 self._check_space(ref, index.passage_space)
                 encoders[name] = self._shared(ref, self._load_encoder)
-            searcher = Searcher(encoders, release.default_encoder, index, corpus)
+            whole = Searcher(encoders, release.default_encoder, index, corpus)
+            searcher = whole
+            if hidden is not None:
+                searcher = Searcher(encoders, release.default_encoder, index.hiding(hidden), corpus)
             searcher.warm_up()
             for name, ref in release.encoders.items():
                 if (pair := (release.index.digest, ref.digest)) not in self._passed:
-                    check_own_queries(searcher, name)
+                    check_own_queries(whole, name)  # hidden passages do not find themselves
                     self._passed.add(pair)
             check_canaries(searcher, release.canaries)
             return searcher
