@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from retort.config import describe_validation
 from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
+from retort.releases.routing import Routing
 from retort.store import Artefact, Store
 
 _EXAMPLES = 5
@@ -72,6 +73,7 @@ class Release(BaseModel):
     default_encoder: str = Field(description="The encoder of a request that names none.")
     masked: ArtefactRef | None = Field(default=None, description="Passages that are never answered (a mask artefact).")
     examples: list[str] = Field(default_factory=list, description="Queries that the search page offers.")
+    routing: Routing | None = Field(default=None, description="Which encoder answers; None: the default encoder.")
     canaries: list[Canary] = Field(default_factory=list, description="Checked before a replica serves the release.")
     origin: Literal["serve", "promote"] = Field(
         default="promote",
@@ -87,6 +89,9 @@ class Release(BaseModel):
     def _default_is_there(self) -> Self:
         if self.default_encoder not in self.encoders:
             raise ValueError(f"default_encoder {self.default_encoder!r} is not one of {', '.join(self.encoders)}")
+        strangers = sorted((self.routing.encoders if self.routing else set()) - set(self.encoders))
+        if strangers:
+            raise ValueError(f"routing names {', '.join(strangers)}; the encoders are {', '.join(self.encoders)}")
         return self
 
 

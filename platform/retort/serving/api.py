@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from retort import __version__
 from retort.errors import OverloadedError, RetortError
-from retort.serving.engine import DeadlineError, SearchEngine, Vectors
+from retort.serving.engine import Asked, DeadlineError, SearchEngine, Vectors
 from retort.serving.limits import RequestShell, read_body
 from retort.serving.metrics import CONTENT_TYPE, ServingMetrics
 from retort.serving.models import (
@@ -90,7 +90,7 @@ def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_byte
     async def search(request: Request) -> Response:
         """Find passages for a query, or for several queries that share every other setting."""
         body = _parse(SearchRequest, await read_body(request, max_body_bytes))
-        return _json(await engine().search(body))
+        return _json(await engine().search(body, Asked(headers=dict(request.headers))))
 
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, in the shape of OpenAI's endpoint."""

@@ -33,7 +33,7 @@ from retort.serving.following import ReleaseFollower, Target, first_served
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
 from retort.serving.metrics import ServingMetrics
 from retort.serving.opening import Parts
-from retort.serving.served import ReleaseIdentity, Served
+from retort.serving.served import Served
 from retort.store import open_store
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _open_engine(settings: ReplicaSettings, replica: str) -> tuple[SearchEngine,
     parts = Parts(store, threads=settings.threads)
 
     def opened(release: Release, version: int) -> Served:
-        return Served(parts.open(release), ReleaseIdentity.of(release, version), tuple(release.examples))
+        return Served.of(release, version, parts.open(release))
 
     metrics = ServingMetrics(replica)
     if target.release is None:

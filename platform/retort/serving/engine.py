@@ -7,14 +7,15 @@ torch, FAISS and Ray do not fight for cores. Searches and embeddings share the l
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retort.errors import ConfigError
+from retort.errors import ConfigError, RetortError
 from retort.serving.batcher import Batcher
 from retort.serving.metrics import ServingMetrics
 from retort.serving.models import (
@@ -29,8 +30,10 @@ from retort.serving.models import (
     ServiceInfo,
     Timings,
 )
+from retort.serving.routing import Route, route, sticky_draw
 from retort.serving.searcher import SearchQuery, SearchResult, Side
 from retort.serving.served import ReleaseIdentity, Served
+from retort.serving.shadowing import Shadows
 
 Vectors = NDArray[np.float32]
 
@@ -48,6 +51,13 @@ class EngineLimits:
     max_query_chars: int = 8000
     request_timeout_s: float = 30.0
     lanes: int = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came with a request besides its body: headers by lower-case name."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class SearchEngine:
             lanes=self.limits.lanes,
             name="retort-search",
         )
+        self._shadows = Shadows(self._answer_shadow, lambda: self.queue_length() > 0, self.metrics)
         self.metrics.serving(served.identity.version)
 
     @property
@@ -124,13 +135,27 @@ class SearchEngine:
             max_query_chars=self.limits.max_query_chars,
         )
 
-    async def search(self, request: SearchRequest) -> SearchResponse | BatchSearchResponse:
+    async def search(self, request: SearchRequest, asked: Asked | None = None) -> SearchResponse | BatchSearchResponse:
         """Answer one request: OverloadedError when full, DeadlineError when late, ConfigError or NotFoundError when it does not fit."""
         began = time.perf_counter()
         served = self._served  # the one that this request keeps, whatever is swapped in meanwhile
+        try:
+            answer = await self._search(served, request, asked or Asked(), began)
+        except (RetortError, asyncio.CancelledError):
+            raise  # the caller's own, or refused
+        except Exception:  # the deadline, or a mistake of ours
+            served.watch.note((time.perf_counter() - began) * 1000, failed=True)
+            raise
+        served.watch.note((time.perf_counter() - began) * 1000, failed=False)
+        return answer
+
+    async def _search(
+        self, served: Served, request: SearchRequest, asked: Asked, began: float
+    ) -> SearchResponse | BatchSearchResponse:
         searcher, identity = served.searcher, served.identity
         self._check_supported(request, identity)
-        encoder, _ = searcher.encoder(request.encoder)
+        way = self._route(served, request, asked)
+        encoder, _ = searcher.encoder(way.encoder)
         queries = [
             SearchQuery(
                 text=text,
@@ -147,12 +172,15 @@ class SearchEngine:
         assert isinstance(done, list)
         stages = {"queue": queued_s * 1000, **done[0].stages_ms, "total": (time.perf_counter() - began) * 1000}
         self.metrics.answered(encoder, len(queries), stages)
+        self.metrics.routed(encoder, way.by)
+        self._shadows.consider(served, encoder, queries, done)
         stamp = ReleaseStamp(
             name=identity.release,
             version=identity.version,
             index=identity.index_digest,
             encoder=encoder,
             encoder_digest=identity.encoder_digests[encoder],
+            routed_by=way.by,
         )
         timings = Timings(**{stage: round(value, 3) for stage, value in stages.items()})
         kind = searcher.score_kind
@@ -164,6 +192,24 @@ class SearchEngine:
         return BatchSearchResponse.model_construct(
             results=results, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
         )
+
+    def _route(self, served: Served, request: SearchRequest, asked: Asked) -> Route:
+        routing = served.routing
+        key = asked.headers.get(routing.sticky_header.lower()) if routing else None
+        draw = sticky_draw(served.identity.release, key) if key else random.random()
+        return route(
+            routing,
+            served.searcher.default_encoder,
+            asked=request.encoder,
+            texts=request.texts,
+            headers=asked.headers,
+            draw=draw,
+        )
+
+    async def _answer_shadow(self, served: Served, queries: Sequence[SearchQuery]) -> list[SearchResult]:
+        done, _ = await self._submit(_SearchWork(served, queries), len(queries))
+        assert isinstance(done, list)
+        return done
 
     async def embed(self, request: EmbeddingsRequest) -> tuple[Vectors, int]:
         """Vectors [n, dimension] float32 and the tokens read."""

@@ -1,7 +1,7 @@
 """A replica follows the pointer of its release: load beside, check, swap, let go; and stay where it is if the check fails.
 
 One thread per replica looks at the pointer about once a second. A release is opened on that thread, at low priority, while
-the old one answers; the swap is one assignment. Nothing is sent to replicas: each pulls, so that a replica that starts
+the old one answers; the swap is one assignment. The same thread takes a release back when its guard says so. Nothing is sent to replicas: each pulls, so that a replica that starts
 later, or was away, comes to the same release.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from retort.errors import RetortError, StorageError
+from retort.releases.promote import rollback
 from retort.releases.release import Release, newest_version, release_at
 from retort.serving.engine import SearchEngine
 from retort.serving.models import RefusedChange
@@ -66,6 +67,7 @@ class ReleaseFollower:
         self.target = target
         """Assign another to follow another release; the thread takes it up at its next look."""
         self._seen = (target.name, max(engine.served.identity.version, _version_of(engine.refused)))
+        self._judged: tuple[str, int] | None = None
         self._ended = threading.Event()
         self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="retort-release", daemon=True)
@@ -99,6 +101,28 @@ class ReleaseFollower:
         log.warning("release %r version %d answers from now on (made ready in %.2f s)", target.name, version, seconds)
         return True
 
+    def guard(self) -> bool:
+        """Take the release back if its guard says so; returns whether the pointer was moved.
+
+        Only from the version that was judged: of several replicas that judge alike, one moves the pointer.
+        """
+        served, target = self._engine.served, self.target
+        version = served.identity.version
+        reason = served.watch.verdict(time.monotonic())
+        if reason is None or self._judged == (target.name, version) or self._seen != (target.name, version):
+            return False
+        self._judged = (target.name, version)
+        if newest_version(self._store, target.name) != version:
+            return False
+        try:
+            now, _ = rollback(self._store, target.name, checks=())  # a replica checks whatever it opens
+        except RetortError as error:
+            log.error("release %r version %d: %s; it cannot be taken back: %s", target.name, version, reason, error)
+            return False
+        self._engine.metrics.change("taken_back")
+        log.error("release %r version %d: %s; taken back by version %d", target.name, version, reason, now)
+        return True
+
     def _refuse(self, name: str, version: int, error: Exception) -> None:
         if not isinstance(error, StorageError | OSError):
             self._seen = (name, version)  # what the store cannot give just now is tried again, all else is settled
@@ -117,6 +141,7 @@ class ReleaseFollower:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._ended.wait(self.target.poll_s * random.uniform(0.75, 1.25)):
             try:
+                self.guard()
                 self.look()
                 self._unreachable = False
             except Exception as error:  # the store may be away for a while: nothing of it is needed to answer

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -55,7 +56,7 @@ class ServingMetrics:
         self._changes = Counter(
             "retort_release_changes", "Changes of the release.", ("outcome", *label), registry=self.registry
         )
-        for outcome in ("applied", "refused"):
+        for outcome in ("applied", "refused", "taken_back"):
             self._changes.labels(outcome, replica)
         self._load = Gauge(
             "retort_release_load_seconds",
@@ -63,6 +64,48 @@ class ServingMetrics:
             label,
             registry=self.registry,
         ).labels(replica)
+
+        self._routed = Counter(
+            "retort_routed",
+            "Requests by query encoder and what chose it.",
+            ("encoder", "by", *label),
+            registry=self.registry,
+        )
+        self._shadows = Counter(
+            "retort_shadow", "Requests for shadow encoders.", ("encoder", "outcome", *label), registry=self.registry
+        )
+        self._overlap = Histogram(
+            "retort_shadow_overlap",
+            "Share of the first 10 passages that a shadow encoder found too.",
+            ("encoder", *label),
+            registry=self.registry,
+            buckets=_SHARES,
+        )
+        self._shadow_seconds = Histogram(
+            "retort_shadow_seconds",
+            "Time that a shadow encoder's search took, without waiting.",
+            ("encoder", *label),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+
+    def routed(self, encoder: str, by: str) -> None:
+        """Count one request's way."""
+        self._routed.labels(encoder, by, self._replica).inc()
+
+    def shadow_answered(self, encoder: str, overlap: float, stages_ms: Mapping[str, float]) -> None:
+        """Count a shadow's answer to one query."""
+        self._shadows.labels(encoder, "answered", self._replica).inc()
+        self._overlap.labels(encoder, self._replica).observe(overlap)
+        self._shadow_seconds.labels(encoder, self._replica).observe(sum(stages_ms.values()) / 1000)
+
+    def shadow_dropped(self, encoder: str) -> None:
+        """Count a request that a shadow was not asked, because there was other work."""
+        self._shadows.labels(encoder, "dropped", self._replica).inc()
+
+    def shadow_failed(self, encoder: str) -> None:
+        """Count a request that a shadow failed."""
+        self._shadows.labels(encoder, "failed", self._replica).inc()
 
     def serving(self, version: int) -> None:
         """Say which version of the release answers from now on."""
@@ -73,7 +116,7 @@ class ServingMetrics:
         self._load.set(seconds)
 
     def change(self, outcome: str) -> None:
-        """Count a change of the release: applied or refused."""
+        """Count a change of the release: applied, refused, or taken_back by the guard."""
         self._changes.labels(outcome, self._replica).inc()
 
     def request(self, route: str, status: int, seconds: float) -> None:

@@ -143,6 +143,9 @@ class ReleaseStamp(BaseModel):
     index: str = Field(description="Digest of the index.")
     encoder: str = Field(description="Name of the query encoder.")
     encoder_digest: str = Field(description="Digest of the query encoder.")
+    routed_by: Literal["request", "rule", "weight", "default"] = Field(
+        "default", description="What chose the query encoder."
+    )
 
 
 class Timings(BaseModel):

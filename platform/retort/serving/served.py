@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from retort.releases.release import Release
+from retort.releases.routing import Routing
+from retort.serving.guarding import Watch
+from retort.serving.routing import warm
 from retort.serving.searcher import Searcher
 
 
@@ -39,3 +43,18 @@ class Served:
     searcher: Searcher
     identity: ReleaseIdentity
     examples: Sequence[str] = field(default_factory=tuple)
+    routing: Routing | None = None
+    watch: Watch = field(default_factory=lambda: Watch(None, time.monotonic()))
+
+    @classmethod
+    def of(cls, release: Release, version: int, searcher: Searcher) -> Served:
+        """An opened release with everything that it says; the guard's time begins now."""
+        warm(release.routing)
+        guard = release.routing.guard if release.routing else None
+        return cls(
+            searcher=searcher,
+            identity=ReleaseIdentity.of(release, version),
+            examples=tuple(release.examples),
+            routing=release.routing,
+            watch=Watch(guard, time.monotonic()),
+        )

@@ -159,3 +159,34 @@ def test_a_request_in_flight_keeps_the_release_it_began_with():
     first, second = asyncio.run(scenario())
     assert (first.release.version, first.hits[0].passage_id) == (0, "p1")
     assert (second.release.version, second.hits[0].passage_id) == (7, "p3")
+
+
+def guarded(store, requests=3):
+    from retort.releases.routing import Guard, Routing
+
+    save_release(store, release())
+    save_release(store, release(index="b", routing=Routing(guard=Guard(min_requests=requests, max_error_share=0.5))))
+
+    def open_(release, version):
+        return Served.of(release, version, make_searcher())
+
+    return following(store, open_)
+
+
+def test_the_guard_takes_a_bad_release_back_once(store):
+    engine, follower = guarded(store)
+    assert engine.info().version == 2 and not follower.guard()
+    for _ in range(3):
+        engine.served.watch.note(5, failed=True)
+    assert follower.guard() and not follower.guard()
+    assert follower.look() and (engine.info().version, engine.info().index) == (3, "a")
+    assert metric(engine, "retort_release_changes_total", outcome="taken_back") == 1
+
+
+def test_a_release_that_was_changed_meanwhile_is_not_taken_back(store):
+    engine, follower = guarded(store)
+    for _ in range(3):
+        engine.served.watch.note(5, failed=True)
+    save_release(store, release(index="c"))
+    assert not follower.guard()
+    assert follower.look() and engine.info().index == "c"

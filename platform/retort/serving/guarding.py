@@ -1,0 +1,53 @@
+"""Watching a release after its change: when errors or latency pass the limits of its guard, it is to be taken back.
+
+Pure but for the clock, which is given. One Watch per release served; whoever asks moves the pointer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retort.releases.routing import Guard
+
+_KEPT = 2000
+
+
+@dataclass
+class Watch:
+    """What was seen of one release since `began_s` (on the clock of `note` and `verdict`)."""
+
+    guard: Guard | None
+    began_s: float
+    _times_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _errors: int = 0
+    _requests: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, milliseconds: float, *, failed: bool) -> None:
+        """One request was answered, or failed by our fault (a mistake, or the deadline); refusals when full are neither."""
+        if self.guard is None:
+            return
+        with self._lock:
+            self._requests += 1
+            self._errors += failed
+            self._times_ms.append(milliseconds)
+
+    def verdict(self, now_s: float) -> str | None:
+        """Why the release is to be taken back; None while there is no reason, or once the time to watch has passed."""
+        guard = self.guard
+        if guard is None or now_s > self.began_s + guard.watch_s:
+            return None
+        with self._lock:
+            requests, errors, times = self._requests, self._errors, list(self._times_ms)
+        if requests < guard.min_requests:
+            return None
+        if errors > guard.max_error_share * requests:
+            return f"{errors} of {requests} requests failed; its guard allows {guard.max_error_share:.1%}"
+        p95 = float(np.percentile(times, 95))
+        if guard.max_p95_ms is not None and p95 > guard.max_p95_ms:
+            return f"its p95 is {p95:.0f} ms over {len(times)} requests; its guard allows {guard.max_p95_ms:g} ms"
+        return None

@@ -1,0 +1,104 @@
+"""Routing, shadows and the guard, through the engine of the small world."""
+
+import asyncio
+
+import pytest
+
+from retort.errors import RetortError
+from retort.releases.routing import Guard, Routing, Rule, Shadow
+from retort.serving.engine import Asked, SearchEngine
+from retort.serving.fakes import PASSAGES, make_searcher, make_served
+from retort.serving.guarding import Watch
+from retort.serving.models import SearchRequest
+from retort.serving.served import Served
+
+
+def engine(routing, names=("words", "other"), searcher=None, **fields):
+    made = make_served(searcher or make_searcher(PASSAGES, names))
+    return SearchEngine(Served(made.searcher, made.identity, routing=routing, **fields))
+
+
+def answers(made, *requests):
+    async def scenario():
+        found = [await made.search(SearchRequest(query="read the file", **body), asked) for body, asked in requests]
+        await asyncio.sleep(0.05)  # shadows
+        return found
+
+    return asyncio.run(scenario())
+
+
+def metric(made, name, **labels):
+    return made.metrics.registry.get_sample_value(name, {"replica": "", **labels})
+
+
+def test_the_stamp_says_who_answered_and_why():
+    made = engine(Routing(rules=[Rule(encoder="other", headers={"x-team": "b"})], weights={"words": 1}))
+    by_rule, by_request, by_weight = answers(
+        made,
+        ({}, Asked(headers={"x-team": "b"})),
+        ({"encoder": "other"}, None),
+        ({}, None),
+    )
+    stamps = [(answer.release.encoder, answer.release.routed_by) for answer in (by_rule, by_request, by_weight)]
+    assert stamps == [("other", "rule"), ("other", "request"), ("words", "weight")]
+    assert metric(made, "retort_routed_total", encoder="other", by="rule") == 1
+
+
+def test_one_key_gets_one_encoder():
+    made = engine(Routing(weights={"words": 0.5, "other": 0.5}, sticky_header="X-User"))
+    found = answers(made, *[({}, Asked(headers={"x-user": str(user)})) for user in [1, 2, 3, 4, 5, 6, 7, 8] * 2])
+    names = [answer.release.encoder for answer in found]
+    assert names[:8] == names[8:] and set(names) == {"words", "other"}
+
+
+def test_a_shadow_is_compared_and_never_answers():
+    made = engine(Routing(shadows=[Shadow(encoder="other", share=1.0)]))
+    found = answers(made, ({"k": 3}, None), ({"k": 3, "encoder": "other"}, None))
+    assert [answer.release.encoder for answer in found] == ["words", "other"]
+    assert metric(made, "retort_shadow_total", encoder="other", outcome="answered") == 1
+    assert metric(made, "retort_shadow_overlap_sum", encoder="other") == 1.0
+    assert metric(made, "retort_shadow_seconds_count", encoder="other") == 1
+
+
+def test_a_broken_shadow_harms_nobody():
+    searcher = make_searcher(PASSAGES, ("words", "broken"))
+    searcher.encoder("broken")[1].encode = lambda texts, side: 1 / 0
+    made = engine(Routing(shadows=[Shadow(encoder="broken", share=1.0)]), searcher=searcher)
+    assert answers(made, ({}, None))[0].hits[0].passage_id == "p1"
+    assert metric(made, "retort_shadow_total", encoder="broken", outcome="failed") == 1
+
+
+def test_the_guard_counts_our_faults_and_not_the_callers():
+    searcher = make_searcher(PASSAGES, ("words", "broken"))
+    searcher.encoder("broken")[1].encode = lambda texts, side: 1 / 0
+    watch = Watch(Guard(min_requests=2, max_error_share=0.4), began_s=0)
+    made = engine(None, searcher=searcher, watch=watch)
+
+    async def ask(**body):
+        try:
+            await made.search(SearchRequest(query="x", **body))
+        except (RetortError, ZeroDivisionError) as error:
+            return type(error).__name__
+
+    async def scenario():
+        return [await ask(encoder="nobody"), await ask(), await ask(encoder="broken"), watch.verdict(1)]
+
+    *kinds, verdict = asyncio.run(scenario())
+    assert kinds == ["NotFoundError", None, "ZeroDivisionError"]
+    assert verdict == "1 of 2 requests failed; its guard allows 40.0%"
+
+
+def test_a_release_may_only_route_to_encoders_it_has():
+    from retort.releases.release import ArtefactRef, Release
+
+    ref = ArtefactRef(kind="encoder", name="e", key="k", digest="d")
+    fields = {
+        "name": "live",
+        "index": ref,
+        "corpus": ref,
+        "encoders": {"base": ref},
+        "default_encoder": "base",
+        "created": "x",
+    }
+    with pytest.raises(ValueError, match="routing names tuned; the encoders are base"):
+        Release(**fields, routing=Routing(weights={"tuned": 1.0}))
