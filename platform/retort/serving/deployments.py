@@ -102,6 +102,11 @@ class SearchReplica:
         if self._follower is not None and target.release is not None:
             self._follower.target = Target(target.release, target.poll_s)
 
+    def __del__(self) -> None:
+        """Serve calls this when it ends a replica in order."""
+        if getattr(self, "_follower", None) is not None:
+            self._follower.stop()
+
     async def check_health(self) -> None:
         """Serve replaces this replica when this raises: its lane has been on one batch for far longer than any request may take."""
         stuck_s = self._engine.stuck_s()
@@ -125,7 +130,7 @@ def _open_engine(settings: ReplicaSettings, replica: str) -> tuple[SearchEngine,
     served, refused = first_served(store, target.release, opened)
     engine = SearchEngine(served, limits=target.limits, metrics=metrics)
     engine.refused = refused
-    follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s))
+    follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s), replica)
     follower.start()
     return engine, follower
 

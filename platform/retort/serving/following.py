@@ -8,6 +8,7 @@ later, or was away, comes to the same release.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from retort.errors import RetortError, StorageError
 from retort.releases.promote import rollback
 from retort.releases.release import Release, newest_version, release_at
+from retort.releases.usage import announce, withdraw
 from retort.serving.engine import SearchEngine
 from retort.serving.models import RefusedChange
 from retort.serving.served import Served
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 Open = Callable[[Release, int], Served]
 _NICENESS = 10
 _OLDER = 5
+_ANNOUNCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def first_served(store: Store, name: str, open_: Open) -> tuple[Served, RefusedC
 class ReleaseFollower:
     """The thread that keeps one engine at the newest good version of its release."""
 
-    def __init__(self, store: Store, engine: SearchEngine, open_: Open, target: Target) -> None:
+    def __init__(
+        self, store: Store, engine: SearchEngine, open_: Open, target: Target, replica: str = "replica"
+    ) -> None:
+        self._replica, self._announced = replica, -math.inf
         self._store, self._engine, self._open = store, engine, open_
         self.target = target
         """Assign another to follow another release; the thread takes it up at its next look."""
@@ -77,8 +83,10 @@ class ReleaseFollower:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, which may be loading: it ends after that."""
+        """End the thread, which may be loading (it ends after that), and hold nothing any more in the store's eyes."""
         self._ended.set()
+        with suppress(RetortError, OSError):
+            withdraw(self._store, self._replica)
 
     def look(self) -> bool:
         """Look once at the pointer, and take up what is new; returns whether the engine was swapped."""
@@ -89,12 +97,14 @@ class ReleaseFollower:
         began = time.monotonic()
         try:
             release, version = release_at(self._store, target.name)
+            self._announce(release)  # before it is opened: nothing of it may be collected meanwhile
             served = self._open(release, version)
         except Exception as error:  # whatever is wrong with the new one, the old one goes on
             self._refuse(target.name, version, error)
             return False
         self._seen = (target.name, version)
         self._engine.swap(served)
+        self._announced = -math.inf
         self._engine.metrics.change("applied")
         seconds = time.monotonic() - began
         self._engine.metrics.loaded(seconds)
@@ -123,6 +133,14 @@ class ReleaseFollower:
         log.error("release %r version %d: %s; taken back by version %d", target.name, version, reason, now)
         return True
 
+    def _announce(self, coming: Release | None = None) -> None:
+        """Tell the store what this replica holds, so that it is not collected."""
+        held = [release for release in (self._engine.served.release, coming) if release is not None]
+        if held and (coming is not None or time.monotonic() > self._announced + _ANNOUNCE_S):
+            self._announced = time.monotonic()
+            with suppress(RetortError, OSError):  # a replica that may only read the store serves all the same
+                announce(self._store, self._replica, held, ttl_s=3 * _ANNOUNCE_S)
+
     def _refuse(self, name: str, version: int, error: Exception) -> None:
         if not isinstance(error, StorageError | OSError):
             self._seen = (name, version)  # what the store cannot give just now is tried again, all else is settled
@@ -143,6 +161,7 @@ class ReleaseFollower:
             try:
                 self.guard()
                 self.look()
+                self._announce()
                 self._unreachable = False
             except Exception as error:  # the store may be away for a while: nothing of it is needed to answer
                 if not self._unreachable:

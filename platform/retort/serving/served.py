@@ -44,6 +44,7 @@ class Served:
     identity: ReleaseIdentity
     examples: Sequence[str] = field(default_factory=tuple)
     routing: Routing | None = None
+    release: Release | None = None
     watch: Watch = field(default_factory=lambda: Watch(None, time.monotonic()))
 
     @classmethod
@@ -56,5 +57,6 @@ class Served:
             identity=ReleaseIdentity.of(release, version),
             examples=tuple(release.examples),
             routing=release.routing,
+            release=release,
             watch=Watch(guard, time.monotonic()),
         )

@@ -190,3 +190,21 @@ def test_a_release_that_was_changed_meanwhile_is_not_taken_back(store):
     save_release(store, release(index="c"))
     assert not follower.guard()
     assert follower.look() and engine.info().index == "c"
+
+
+def test_what_a_replica_holds_is_announced_before_it_is_opened_and_withdrawn_at_the_end(store):
+    from retort.releases.usage import in_use
+
+    save_release(store, release())
+    held = []
+
+    def open_(release, version):
+        held.append(in_use(store))
+        return Served.of(release, version, make_searcher())
+
+    _, follower = following(store, open_)
+    save_release(store, release(index="b"))
+    follower.look()
+    assert {"a" * 8, "b" * 8} <= held[-1]
+    follower.stop()
+    assert in_use(store) == set()
