@@ -6,6 +6,7 @@ from its config model (pydantic-settings), a YAML file (`--config`) gives what t
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -101,42 +102,33 @@ def _lineage(arguments: Sequence[str], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _run(arguments: Sequence[str], console: Console) -> None:
-    from retort.pipeline.commands import run_plan
+def _later(module: str, function: str) -> Callable[[Sequence[str], Console], None]:
+    """A command whose module is imported when it runs, so that --help stays quick."""
 
-    run_plan(arguments, console)
+    def run(arguments: Sequence[str], console: Console) -> None:
+        getattr(importlib.import_module(f"retort.pipeline.{module}"), function)(arguments, console)
 
-
-def _quickstart(arguments: Sequence[str], console: Console) -> None:
-    from retort.pipeline.commands import run_quickstart
-
-    run_quickstart(arguments, console)
-
-
-def _serve(arguments: Sequence[str], console: Console) -> None:
-    from retort.pipeline.commands import run_serve
-
-    run_serve(arguments, console)
-
-
-def _query(arguments: Sequence[str], console: Console) -> None:
-    from retort.pipeline.commands import run_query
-
-    run_query(arguments, console)
-
-
-def _apply_delta(arguments: Sequence[str], console: Console) -> None:
-    from retort.pipeline.commands import run_apply_delta
-
-    run_apply_delta(arguments, console)
+    return run
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
-    "quickstart": (_quickstart, "The whole path on the embedded sample, or on your own data (--data FOLDER)."),
-    "run": (_run, "Run a pipeline: a YAML file, or one that ships with the package by name."),
-    "serve": (_serve, "Serve an index over HTTP, with a search page."),
-    "query": (_query, "Ask a running endpoint."),
-    "apply-delta": (_apply_delta, "Restore a tuned query encoder from its base and its delta."),
+    "quickstart": (
+        _later("commands", "run_quickstart"),
+        "The whole path on the embedded sample, or on your own data (--data FOLDER).",
+    ),
+    "run": (_later("commands", "run_plan"), "Run a pipeline: a YAML file, or one that ships with the package by name."),
+    "serve": (_later("commands", "run_serve"), "Serve an index over HTTP, with a search page."),
+    "query": (_later("commands", "run_query"), "Ask a running endpoint."),
+    "apply-delta": (
+        _later("commands", "run_apply_delta"),
+        "Restore a tuned query encoder from its base and its delta.",
+    ),
+    "promote": (
+        _later("release_commands", "run_promote"),
+        "Let a release serve another index or other query encoders.",
+    ),
+    "rollback": (_later("release_commands", "run_rollback"), "Serve again what a release held before."),
+    "releases": (_later("release_commands", "run_releases"), "List the releases, or the history of one."),
     "ls": (_ls, "List the artefacts in the store."),
     "lineage": (_lineage, "Show how an artefact came to be."),
 }
