@@ -1,6 +1,5 @@
 """The endpoint for real: Ray Serve, its proxy, a replica with a tiny model and index, and HTTP clients over loopback."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,48 +15,18 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from tests.serving_world import ACTIONS, TOPICS, build_world
 
 from retort.errors import BusyError, RetortError
 from retort.serving.app import ServeConfig, serving
 from retort.serving.client import Client
 from retort.serving.front import check_port, free_port, haproxy_binary
 
-TOPICS = ["file", "socket", "list", "path", "word", "query", "value", "name", "time", "set"]
-ACTIONS = ["open", "read", "write", "find", "make", "show"]
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A corpus of 60 passages, a tiny random encoder, its embeddings and an index of two shards."""
-    from retort.corpus.ingest import IngestConfig, ingest
-    from retort.indexing.build import IndexConfig, index
-    from retort.indexing.embed import EmbedConfig, embed
-    from retort.models.fakes import tiny_encoder
-    from retort.models.imports import encoder_artefact
-    from retort.store import open_store
-
-    folder = tmp_path_factory.mktemp("world")
     patch = pytest.MonkeyPatch()
-    patch.setenv("RETORT_CACHE", str(folder / "cache"))
-    # The jobs' own workers, in this process: their actor pools are tested elsewhere, and take half a minute to start here.
-    patch.setattr(
-        "retort.indexing.stages.map_parts",
-        lambda worker, settings, parts, *others, **named: [dict(worker(**settings)(part)) for part in parts],
-    )
-    rows = [
-        {"_id": f"{action}-{topic}", "title": topic, "text": f"How to {action} a {topic} with this {topic}."}
-        for action in ACTIONS
-        for topic in TOPICS
-    ]
-    (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    store = open_store(str(folder / "store"))
-    shared = {"store": store.uri}
-    made = ingest(IngestConfig(source=str(folder / "docs.jsonl"), name="docs", make_queries=False, **shared))
-    tiny_encoder(folder / "tiny", [*TOPICS, *ACTIONS, "how", "with", "this"])
-    encoder = encoder_artefact(str(folder / "tiny"), store)
-    embeddings = embed(EmbedConfig(corpus=made["corpus"].uri, encoder=encoder.uri, **shared))
-    made_index = index(IndexConfig(embeddings=embeddings.uri, name="docs-index", shards=2, **shared))
-    yield SimpleNamespace(store=store, corpus=made["corpus"], encoder=encoder, embeddings=embeddings, index=made_index)
+    yield build_world(tmp_path_factory.mktemp("world"), patch)
     patch.undo()
 
 

@@ -104,8 +104,9 @@ class SearchReplica:
 
     def __del__(self) -> None:
         """Serve calls this when it ends a replica in order."""
-        if getattr(self, "_follower", None) is not None:
-            self._follower.stop()
+        follower: ReleaseFollower | None = getattr(self, "_follower", None)
+        if follower is not None:
+            follower.stop()
 
     async def check_health(self) -> None:
         """Serve replaces this replica when this raises: its lane has been on one batch for far longer than any request may take."""
