@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,19 @@ def gentle_threads() -> None:
     training step takes two to three times as long.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+@contextmanager
+def threads_of(resources: Resources) -> Iterator[None]:
+    """Work in this process with the threads that a worker would have; torch's number is put back afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    limit_threads(resources.resolve().threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def limit_threads(threads: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from retort.corpus.passages import passage_text
 from retort.errors import InputError, NotFoundError
@@ -124,6 +125,23 @@ class Passages:
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, mapped: nothing is copied until it is looked at."""
         return pa.chunked_array([batch.column(name) for batch in self._batches], type=PASSAGE.field(name).type)
+
+    def equal_texts(
+        self, rows: npt.NDArray[np.int64], other: Passages, other_rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """[n]: whether title and text of each of `rows` are those of the row of `other` at the same place."""
+        equal = np.ones(len(rows), dtype=np.bool_)
+        pairs = np.stack([rows // self._batch_rows, other_rows // other._batch_rows])  # [2, n]
+        order = np.lexsort(pairs)
+        edges = np.flatnonzero(np.any(np.diff(pairs[:, order], axis=1) != 0, axis=0)) + 1
+        for group in np.split(order, edges) if len(order) else []:
+            mine, theirs = pairs[:, group[0]]
+            own = pa.array(rows[group] % self._batch_rows)
+            others = pa.array(other_rows[group] % other._batch_rows)
+            for name in ("title", "text"):
+                same = pc.equal(self._columns[name][mine].take(own), other._columns[name][theirs].take(others))
+                equal[group] &= same.to_numpy(zero_copy_only=False)
+        return equal
 
     def iter_texts(self) -> Iterator[str]:
         """`passage_text` of all passages, in row order."""

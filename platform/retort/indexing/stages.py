@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from retort.indexing.embedder import PartEmbedder
+from retort.indexing.embedder import open_embedder
+from retort.indexing.reuse import Reuse
 from retort.indexing.shards import QuantiserTrainer, ShardBuilder, ShardRows, shard_name
 from retort.indexing.vectors import part_rows
-from retort.models.dual_encoder import DualEncoder
 from retort.models.onnx_graph import Backend
 from retort.progress import Progress
 from retort.resources import Resources
@@ -32,14 +32,13 @@ class EmbeddingActor:
         precision: str,
         backend: Backend | Literal["auto"],
         token_budget: int | None,
+        reuse: Reuse | None,
     ) -> None:
-        encoder = DualEncoder.load(inputs["encoder"].local(), precision=precision)
-        self._backend = encoder.use_backend(backend)
-        self._embedder = PartEmbedder(draft=draft, corpus=inputs["corpus"], encoder=encoder, token_budget=token_budget)
+        self._embedder, self._how = open_embedder(draft, inputs, precision, backend, token_budget, reuse)
 
     def __call__(self, part: str) -> dict[str, Any]:
         """Embed one part; returns numbers about it."""
-        return {**self._embedder(part), "backend": self._backend}
+        return {**self._embedder(part), **self._how}
 
 
 def embed_parts(
@@ -49,15 +48,18 @@ def embed_parts(
     inputs: Mapping[str, Artefact],
     parts: Sequence[str],
     progress: Progress,
+    reuse: Reuse | None = None,
+    precision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Embed `parts`; returns {passages, seconds, backend} of each."""
+    """Embed `parts`; returns {passages, encoded, encode_s, seconds, backend, precision} of each."""
     wanted = set(parts)
     settings = {
         "draft": draft,
         "inputs": dict(inputs),
-        "precision": config.precision,
+        "precision": precision or config.precision,
         "backend": backend,
         "token_budget": config.token_budget,
+        "reuse": reuse,
     }
     return map_parts(
         EmbeddingActor,

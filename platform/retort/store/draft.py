@@ -144,6 +144,11 @@ class Draft:
         """A Parquet file of this draft."""
         return pq.read_table(io.BytesIO(self.area.read(path)), columns=columns)
 
+    def rows(self, path: str) -> int:
+        """Rows of a Parquet file of this draft, from its footer."""
+        with self.area.open(path) as handle:
+            return int(pq.ParquetFile(handle).metadata.num_rows)
+
     def read_json(self, path: str) -> Any:
         """A JSON file of this draft."""
         return json.loads(self.area.read(path))
