@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from retort.config import JobConfig, Ref
-from retort.errors import CorruptError, InputError
-from retort.indexing.kinds import IndexPlan, plan_index
+from retort.errors import ConfigError, CorruptError, InputError
+from retort.indexing.kinds import IndexPlan, Refine, plan_index
 from retort.indexing.shards import TRAINING_SCRATCH, ids_name, shard_name, shard_rows
+from retort.indexing.tune import TuneGoal
 from retort.indexing.vectors import EmbeddingFacts, facts, part_rows
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
@@ -37,8 +38,28 @@ class IndexConfig(JobConfig):
     kind: str = Field(
         "auto",
         min_length=1,
-        description="auto (by size), flat, hnsw, ivf-flat, ivf-sq8, ivf-rabitq, or a FAISS factory string.",
+        description="auto (by count, dimension, memory and recall), flat, hnsw, hnsw-sq8, hnsw-sq6, ivf-flat, ivf-sq8, ivf-rabitq, ivf-pq, "
+        "or a FAISS factory string.",
     )
+    recall: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Share of the exact ten best that searches should find; kind auto and refine follow it.",
+    )
+    refine: Refine = Field(
+        "auto",
+        description="Candidates per hit that are scored exactly from the stored float16 vectors: auto (where the codes need it), off, or a factor.",
+    )
+    tune: str | None = Field(
+        None,
+        description="Measure how far to look for a recall: recall@10=0.95 finds nprobe or efSearch, and the refine factor.",
+    )
+    tune_queries: Annotated[str | None, Ref("queries")] = Field(
+        None,
+        description="Queries to tune on, such as <corpus>.dev, encoded by the embeddings' own encoder. Default: made from passages.",
+    )
+    tune_count: int = Field(1000, ge=20, description="Queries to tune on at most; half choose, half judge.")
     shards: int = Field(2, ge=1, le=10_000, description="Number of shards; each is built and searched on its own.")
     threads: int = Field(
         1,
@@ -60,7 +81,7 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
 
     Raises:
         NotFoundError: no such embeddings.
-        InputError: more shards than passages, a kind that FAISS rejects, duplicate ids, vectors of another dimension, zero or
+        InputError: a recall to tune for that cannot be reached, more shards than passages, a kind that FAISS rejects, duplicate ids, vectors of another dimension, zero or
         not finite.
         CorruptError: a shard as written does not find its own vectors, or the embeddings are not what their manifest says.
     """
@@ -71,12 +92,25 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
         raise InputError(
             f"shards is {config.shards}, and {embeddings} has {known.count} passages. Ask for {known.count} shards at most."
         )
-    plan = plan_index(config.kind, known.count, known.dimension, config.memory_gib * (1 << 30))
+    goal = None if config.tune is None else TuneGoal.parse(config.tune)
+    if goal is None and config.tune_queries is not None:
+        raise ConfigError("tune_queries is given, and tune is not. Say what to reach: tune: recall@10=0.95.")
+    plan = plan_index(
+        config.kind,
+        known.count,
+        known.dimension,
+        config.memory_gib * (1 << 30),
+        config.recall if goal is None else goal.recall,
+        config.refine,
+    )
+    inputs = {"embeddings": embeddings}
+    if config.tune_queries is not None:
+        inputs["tune_queries"] = store.get(config.tune_queries, "queries")
     draft = store.draft(
         "index",
         config.name or embeddings.name,
         step="index",
-        inputs={"embeddings": embeddings},
+        inputs=inputs,
         config=config.identity(),
     )
     done = draft.published
@@ -85,14 +119,21 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
         return done
     progress.say(f"Index kind {plan.factory}: {plan.why}.")
     with draft:
-        return draft.published or _build(config, draft, embeddings, known, plan, progress)
+        return draft.published or _build(config, draft, inputs, known, plan, goal, progress)
 
 
 def _build(
-    config: IndexConfig, draft: Draft, embeddings: Artefact, known: EmbeddingFacts, plan: IndexPlan, progress: Progress
+    config: IndexConfig,
+    draft: Draft,
+    inputs: dict[str, Artefact],
+    known: EmbeddingFacts,
+    plan: IndexPlan,
+    goal: TuneGoal | None,
+    progress: Progress,
 ) -> Artefact:
-    from retort.indexing.stages import build_shards, train_quantiser  # Ray: only where work is done
+    from retort.indexing.stages import build_shards, train_quantiser, tune_shards  # Ray: only where work is done
 
+    embeddings = inputs["embeddings"]
     parts = part_rows(embeddings)
     if sum(rows for _, rows in parts) != known.count:
         raise CorruptError(
@@ -118,7 +159,7 @@ def _build(
         trained = earlier[0] if earlier else train_quantiser(config, common, parts, progress)
     stats = build_shards(config, common, missing, trained, progress)
 
-    description = {
+    description: dict[str, Any] = {
         "layout": LAYOUT,
         "factory": plan.factory,
         "exact": plan.exact,
@@ -127,7 +168,7 @@ def _build(
         "dimension": known.dimension,
         "count": known.count,
         "passage_space": known.passage_space,
-        "search": plan.search,
+        "search": dict(plan.search),
         "shards": [
             {
                 "file": shard_name(shard.number),
@@ -138,6 +179,10 @@ def _build(
             for shard in cut
         ],
     }
+    tuned = None if goal is None else tune_shards(config, common, description["shards"], goal, inputs, progress)
+    if tuned is not None:
+        description["search"] = tuned.pop("search")
+        progress.say(f"Tuned: {tuned['goal']} asked, {tuned['recall']:.3f} found with {description['search']}.")
     draft.write_json("index.json", description)
     metrics = {
         "kind": plan.factory,
@@ -146,6 +191,7 @@ def _build(
         "shards": len(cut),
         "reproducible": config.threads == 1 or "HNSW" not in plan.factory,
         "own_vectors_found": min((entry["found"] for entry in stats), default=None),
+        **({"tuned": tuned} if tuned else {}),
         "build_worker_s": round(sum(entry["seconds"] for entry in stats), 2),
     }
     return draft.publish(rows=known.count, metrics=metrics, **inherited([embeddings]))

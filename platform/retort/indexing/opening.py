@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from retort.errors import CorruptError, NotFoundError
 from retort.indexing.brute import best_rows
 from retort.indexing.faiss_library import faiss
-from retort.indexing.kinds import faiss_reason
+from retort.indexing.kinds import WIDTHS, faiss_reason
 from retort.indexing.merge import Hits
 from retort.indexing.passing import Passing, search_passing
+from retort.indexing.vectors import VectorStore
 from retort.store import Artefact, cache_root
 from retort.store.files import storage_errors
 
@@ -103,20 +104,21 @@ class Shard:
         exact: bool,
         settings: Mapping[str, int],
         rows: NDArray[np.int64] | None = None,
+        store: VectorStore | None = None,
     ) -> None:
         """Map the (verified) file; CorruptError if it holds something else than index.json says.
 
         Args:
             rows: [count] corpus row of each position, -1 for what is deleted or replaced; None: first_row + position.
+            store: all vectors by corpus row, for a kind that keeps only codes; where few may be found, these are read.
         """
         self._index = open_faiss_file(path, what)
         if (self._index.ntotal, self._index.d) != (count, dimension):
             raise CorruptError(
                 f"{what} holds {self._index.ntotal} vectors of {self._index.d} dimensions; index.json says {count} of {dimension}."
             )
-        for name, value in settings.items():
-            faiss.ParameterSpace().set_index_parameter(self._index, name, value)
-        self.first_row, self.count, self._exact = first_row, count, exact
+        self.look(settings)
+        self.first_row, self.count, self._exact, self._store = first_row, count, exact, store
         self.size_bytes = path.stat().st_size
         self.mapped = "FastScan" not in type(self._index).__name__
         self._bytes = _stored_vectors(self._index)  # None where the kind keeps only codes
@@ -148,6 +150,12 @@ class Shard:
             open_ = open_[reach >= _kth(deeper.scores, k)]
         return hits
 
+    def look(self, settings: Mapping[str, int]) -> None:
+        """Set how far searches look: nprobe or efSearch; other settings are not a shard's."""
+        for name in WIDTHS:
+            if name in settings:
+                faiss.ParameterSpace().set_index_parameter(self._index, name, settings[name])
+
     def hiding(self, hidden: NDArray[np.bool_]) -> Self:
         """This shard, its open file shared, without the rows that are true in `hidden` [rows of the corpus]."""
         view = copy.copy(self)
@@ -178,6 +186,9 @@ class Shard:
             positions = None if passing is None else passing.positions
             scores, rows = best_rows(vectors, _aligned_blocks(self._bytes, positions), wanted)
             rows = rows if positions is None else positions[rows]
+        elif self._store is not None and narrow and passing is not None:
+            scores, rows = best_rows(vectors, self._stored_blocks(self._store, passing.positions), wanted)
+            rows = passing.positions[rows]
         elif passing is not None:
             scores, rows = search_passing(self._index, vectors, wanted, passing)
         else:
@@ -192,8 +203,17 @@ class Shard:
                 if wanted < available and found.any():
                     longest = np.sqrt(np.einsum("nd,nd->n", stored, stored).max() * np.dot(vector, vector))
                     reach[query] = scores[query, found].min() + ROUNDING * longest
-        named = rows + self.first_row if self._rows is None else np.asarray(self._rows)[rows]
+        named = self._corpus_rows(rows)
         return Hits(np.where(rows < 0, -np.inf, scores).astype(np.float32), np.where(rows < 0, -1, named)), reach
+
+    def _corpus_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return positions + self.first_row if self._rows is None else np.asarray(self._rows)[positions]
+
+    def _stored_blocks(
+        self, store: VectorStore, positions: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for start in range(0, len(positions), BLOCK_ROWS):
+            yield start, store.rows(self._corpus_rows(positions[start : start + BLOCK_ROWS]))
 
 
 def _unless_all(mask: NDArray[np.bool_]) -> Passing | None:

@@ -28,7 +28,8 @@ from retort.errors import CorruptError, IncompatibleError, InputError, NotFoundE
 from retort.indexing.faiss_library import faiss
 from retort.indexing.merge import Hits, merge_shards
 from retort.indexing.opening import Shard, verified
-from retort.indexing.vectors import Similarity
+from retort.indexing.refine import Refiner
+from retort.indexing.vectors import Similarity, VectorStore
 from retort.store import Artefact, Store, cache_root
 from retort.store.files import storage_errors
 
@@ -99,10 +100,17 @@ class ShardedIndex:
     """An opened index; safe to search from several threads."""
 
     def __init__(
-        self, artefact: Artefact, description: dict[str, Any], shards: list[Shard], ids: PassageIds, threads: int
+        self,
+        artefact: Artefact,
+        description: dict[str, Any],
+        shards: list[Shard],
+        ids: PassageIds,
+        threads: int,
+        refiner: Refiner | None = None,
     ) -> None:
         """Take opened shards; use `open`."""
         self._artefact, self._shards, self._ids, self._threads = artefact, shards, ids, threads
+        self._refiner = refiner
         self.description = description
         self.dimension = int(description["dimension"])
         self.similarity: Similarity = description["similarity"]
@@ -132,6 +140,7 @@ class ShardedIndex:
             )
         verified(artefact, "index.json")
         description = artefact.json("index.json")
+        refiner = _refiner(artefact, description)
         shards = []
         for entry in description["shards"]:
             holder = _holder(artefact, entry)
@@ -145,10 +154,11 @@ class ShardedIndex:
                     exact=description["exact"],
                     settings=description["search"],
                     rows=_row_map(artefact, entry),
+                    store=None if refiner is None else refiner.store,
                 )
             )
         ids = _passage_ids(artefact, description)
-        return cls(artefact, description, shards, ids, threads)
+        return cls(artefact, description, shards, ids, threads, refiner)
 
     def hiding(self, hidden: NDArray[np.bool_]) -> Self:
         """This index, its open files shared, without the rows that are true in `hidden` [count]."""
@@ -194,11 +204,14 @@ class ShardedIndex:
         queries = checked_queries(vectors, k, self.dimension, str(self._artefact))
         if allowed is not None:
             _check_mask(allowed, len(self), self._artefact)
+        depth = k if self._refiner is None else self._refiner.depth(k)
         # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
         if self._pool is not None and len(queries) == 1:
-            found = list(self._pool.map(lambda shard: _search_with(shard, queries, k, 1, allowed), self._shards))
+            found = list(self._pool.map(lambda shard: _search_with(shard, queries, depth, 1, allowed), self._shards))
         else:
-            found = [_search_with(shard, queries, k, self._threads, allowed) for shard in self._shards]
+            found = [_search_with(shard, queries, depth, self._threads, allowed) for shard in self._shards]
+        if self._refiner is not None:
+            found = [self._refiner.rescored(queries, found, depth)]
         return merge_shards(found, k, self.passage_ids)
 
     def passage_ids(self, rows: NDArray[np.int64]) -> list[str]:
@@ -248,6 +261,12 @@ def _row_map(artefact: Artefact, entry: dict[str, Any]) -> NDArray[np.int64] | N
     if rows.dtype != np.int64:
         raise CorruptError(f"{artefact}, {entry['rows']} holds {rows.dtype}; expected int64. Make the index again.")
     return rows
+
+
+def _refiner(artefact: Artefact, description: dict[str, Any]) -> Refiner | None:
+    """What scores candidates exactly, where index.json says so: the vectors of the embeddings that the index is bound to."""
+    factor = int(description["search"].get("refine", 0))
+    return Refiner(VectorStore.open(artefact.input("embeddings")), factor) if factor else None
 
 
 def _passage_ids(artefact: Artefact, description: dict[str, Any]) -> PassageIds:

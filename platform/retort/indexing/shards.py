@@ -196,7 +196,9 @@ class ShardBuilder(_Reader):
             exact=self._plan.exact,
             settings=self._plan.search,
         )
-        hits = merge_shards([opened.search(vectors, TOP)], TOP, lambda rows: [f"{row:020d}" for row in rows])
+        # Codes propose more than they rank; what refining would look at counts as found.
+        top = TOP * max(1, self._plan.search.get("refine", 1))
+        hits = merge_shards([opened.search(vectors, top)], top, lambda rows: [f"{row:020d}" for row in rows])
         own = np.einsum("nd,nd->n", vectors, vectors)
         # Or ten others score as high: twins, or for plain inner products longer vectors.
         right = (hits.rows == rows[:, None]).any(axis=1)

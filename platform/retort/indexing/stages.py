@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retort.indexing.embedder import open_embedder
 from retort.indexing.reuse import Reuse
 from retort.indexing.shards import QuantiserTrainer, ShardBuilder, ShardRows, shard_name
+from retort.indexing.tune import ShardTuner, TuneGoal
 from retort.indexing.vectors import part_rows
 from retort.models.onnx_graph import Backend
 from retort.progress import Progress
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from retort.indexing.build import IndexConfig
     from retort.indexing.embed import EmbedConfig
 
-__all__ = ["EmbeddingActor", "build_shards", "embed_parts", "train_quantiser"]
+__all__ = ["EmbeddingActor", "build_shards", "embed_parts", "train_quantiser", "tune_shards"]
 
 
 class EmbeddingActor:
@@ -101,6 +102,29 @@ def build_shards(
         progress=progress,
         weights={shard_name(shard.number): float(shard.count) for shard in shards},
     )
+
+
+def tune_shards(
+    config: IndexConfig,
+    common: Mapping[str, Any],
+    shards: Sequence[Mapping[str, Any]],
+    goal: TuneGoal,
+    inputs: Mapping[str, Artefact],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Find the search settings that reach the goal; `shards` are entries of index.json."""
+    settings = {name: common[name] for name in ("draft", "embeddings", "plan")} | {
+        "shards": list(shards),
+        "goal": goal,
+        "queries": inputs.get("tune_queries"),
+        "asked": config.tune_count,
+        "seed": config.seed,
+        "factor": None if config.refine == "auto" else 0 if config.refine == "off" else config.refine,
+    }
+    (found,) = map_parts(
+        ShardTuner, settings, ["tuning"], _on_cpus(config.resources), describe="tuning the search", progress=progress
+    )
+    return found
 
 
 def _on_cpus(resources: Resources) -> Resources:

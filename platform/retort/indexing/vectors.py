@@ -139,7 +139,8 @@ class VectorStore:
     def __init__(self, path: Path, facts: EmbeddingFacts) -> None:
         """Map a file made by `open`."""
         self._path, self.facts = path, facts
-        self.half: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        # A plain array over the mapping: np.memmap's own bookkeeping costs as much as reading ten vectors.
+        self.half: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
     def __reduce__(self) -> tuple[type[VectorStore], tuple[Path, EmbeddingFacts]]:
         return (type(self), (self._path, self.facts))

@@ -12,10 +12,11 @@ GIB = 1 << 30
     [
         (100, 8, "flat"),
         (33_000, 8, "flat"),
-        (500_000, 8, "hnsw"),
-        (500_000, 0.5, "ivf-sq8"),
+        (500_000, 8, "hnsw-sq8"),
+        (500_000, 0.25, "ivf-sq8"),
+        (500_000, 0.1, "ivf-pq"),
         (5_000_000, 64, "ivf-sq8"),
-        (10**9, 64, "ivf-rabitq"),
+        (10**9, 64, "ivf-pq"),
     ],
 )
 def test_auto_follows_count_and_memory_and_says_why(count, memory_gib, kind):
@@ -24,11 +25,45 @@ def test_auto_follows_count_and_memory_and_says_why(count, memory_gib, kind):
     assert f"{count:,} passages of 384 dimensions" in why
 
 
+def test_auto_keeps_the_vectors_where_codes_alone_would_not_reach_the_recall():
+    assert choose_kind(500_000, 384, 8 * GIB, 0.99, "off")[0] == "hnsw"
+    assert choose_kind(5_000_000, 384, 8 * GIB, 0.99, "off")[0] == "ivf-flat"
+    assert choose_kind(500_000, 384, 8 * GIB, 0.99)[0] == "hnsw-sq8"
+    assert "refining gives 0.99" in choose_kind(500_000, 384, 8 * GIB, 0.99)[1]
+    assert choose_kind(10**9, 384, 8 * GIB, 1.0)[0] == "flat"
+    assert choose_kind(10**9, 382, 64 * GIB)[0] == "ivf-rabitq"  # four do not divide 382
+    assert "low recall, for refine is off" in choose_kind(10**9, 384, 64 * GIB, 0.95, "off")[1]
+
+
+def test_auto_never_takes_more_memory_than_it_may_but_for_exact_search():
+    for count in (10**5, 10**6, 10**7, 10**8):
+        for gib in (0.05, 0.5, 5, 50):
+            _, why = choose_kind(count, 384, gib * GIB)
+            if "graph over" in why and "fits" in why:
+                assert count * (384 + 272) <= gib * GIB
+
+
+def test_refine_follows_the_bits_a_dimension():
+    def factor(kind, **more):
+        return plan_index(kind, 100_000, 384, GIB, **more).search.get("refine", 0)
+
+    assert (factor("hnsw"), factor("ivf-sq8"), factor("HNSW16,SQ4"), factor("ivf-rabitq")) == (0, 0, 4, 8)
+    assert factor("ivf-sq8", recall=0.99) == 2 and factor("ivf-flat", recall=0.99) == 0
+    assert factor("ivf-pq", refine="off") == 0 and factor("ivf-pq", refine=3) == 3
+    with pytest.raises(InputError, match="refine is 3, and index kind 'flat' keeps the vectors"):
+        plan_index("flat", 1000, 64, GIB, refine=3)
+
+
+def test_a_refine_part_of_the_factory_string_is_refused():
+    with pytest.raises(InputError, match="Leave its Refine part out and set refine"):
+        plan_index("IVF4,SQ4,RFlat", 1000, 16, GIB)
+
+
 def test_every_named_kind_is_one_that_faiss_builds():
     for kind in KINDS:
         plan = plan_index(kind, 5000, 32, GIB)
         assert plan.exact == (kind == "flat")
-        assert plan.trained == kind.startswith("ivf")
+        assert plan.trained == (kind not in ("flat", "hnsw"))
         assert "{" not in plan.factory
 
 
