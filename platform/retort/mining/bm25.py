@@ -158,15 +158,27 @@ class Bm25:
         found = [self._search_one(text, k) for text in texts]
         return [ids for ids, _ in found], [scores for _, scores in found]
 
+    def rows(self, text: str, k: int, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """As `search`, of one text: the rows [<= k] of its best passages, only of those that are true in `allowed` [passages]."""
+        if k < 1:
+            raise InputError(f"k is {k}; expected at least 1.")
+        return self._best(text, k, allowed)[0]
+
     def _search_one(self, text: str, k: int) -> tuple[list[str], NDArray[np.float32]]:
+        rows, scores = self._best(text, k, None)
+        return self._ids.take(pa.array(rows)).to_pylist(), scores
+
+    def _best(
+        self, text: str, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         terms = self._model.get_tokens_ids(bm25_terms(text))
         if not terms:
-            return [], np.zeros(0, dtype=np.float32)
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         scores = self._model.get_scores_from_ids(terms)  # [passages] float32
-        rows = np.flatnonzero(scores > 0)
+        rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
         if len(rows) > k:
             kth = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
             rows = rows[scores[rows] >= kth]  # more than k where passages tie with the k-th
         ids = self._ids.take(pa.array(rows)).to_pylist()
         order = sorted(range(len(rows)), key=lambda place: (-scores[rows[place]], ids[place]))[:k]
-        return [ids[place] for place in order], scores[rows[order]]
+        return rows[order], scores[rows[order]]

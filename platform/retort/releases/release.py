@@ -73,6 +73,10 @@ class Release(BaseModel):
     default_encoder: str = Field(description="The encoder of a request that names none.")
     masked: ArtefactRef | None = Field(default=None, description="Passages that are never answered (a mask artefact).")
     examples: list[str] = Field(default_factory=list, description="Queries that the search page offers.")
+    bm25: bool = Field(default=False, description="Whether requests may ask for BM25 beside the vectors (`hybrid`).")
+    reranker: ArtefactRef | None = Field(
+        default=None, description="The teacher that may re-rank first hits (`rerank`)."
+    )
     routing: Routing | None = Field(default=None, description="Which encoder answers; None: the default encoder.")
     canaries: list[Canary] = Field(default_factory=list, description="Checked before a replica serves the release.")
     origin: Literal["serve", "promote"] = Field(

@@ -26,8 +26,8 @@ DEFAULT_TTL_S = 300.0
 
 def named_by(release: Release) -> list[ArtefactRef]:
     """Every artefact that a release names."""
-    masks = [release.masked] if release.masked is not None else []
-    return [release.index, release.corpus, *release.encoders.values(), *masks]
+    others = [ref for ref in (release.masked, release.reranker) if ref is not None]
+    return [release.index, release.corpus, *release.encoders.values(), *others]
 
 
 def announce(store: Store, replica_id: str, release: Release | Sequence[Release], ttl_s: float = DEFAULT_TTL_S) -> None:

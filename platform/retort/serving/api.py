@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from retort import __version__
 from retort.errors import OverloadedError, RetortError
-from retort.serving.engine import Asked, DeadlineError, SearchEngine, Vectors
+from retort.serving.engine import Asked, DeadlineError, SearchEngine
 from retort.serving.limits import RequestShell, read_body
 from retort.serving.metrics import CONTENT_TYPE, ServingMetrics
 from retort.serving.models import (
@@ -35,8 +35,10 @@ from retort.serving.models import (
 )
 from retort.serving.pages import page_response
 from retort.serving.problems import MEDIA_TYPE, RequestError, from_validation, on_error
+from retort.serving.work import Vectors
 
 MAX_BODY_BYTES = 1 << 20
+DEADLINE_HEADER = "x-deadline-ms"
 
 Model = TypeVar("Model", bound=BaseModel)
 _MODELS = (
@@ -90,12 +92,12 @@ def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_byte
     async def search(request: Request) -> Response:
         """Find passages for a query, or for several queries that share every other setting."""
         body = _parse(SearchRequest, await read_body(request, max_body_bytes))
-        return _json(await engine().search(body, Asked(headers=dict(request.headers))))
+        return _json(await engine().search(body, _asked(request)))
 
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, in the shape of OpenAI's endpoint."""
         body = _parse(EmbeddingsRequest, await read_body(request, max_body_bytes))
-        vectors, tokens = await engine().embed(body)
+        vectors, tokens = await engine().embed(body, _asked(request))
         return _json(_embeddings_response(body, vectors, tokens))
 
     async def info() -> Response:
@@ -163,6 +165,18 @@ def _parse(model: type[Model], body: bytes) -> Model:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def _asked(request: Request) -> Asked:
+    """What the headers say; RequestError 400 for a deadline that is none."""
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return Asked(headers=dict(request.headers))
+    if not (given.isascii() and given.isdecimal() and int(given[:9]) >= 1 and len(given) < 8):
+        raise RequestError(
+            400, "bad-request", f"The header {DEADLINE_HEADER} is not a number of milliseconds from 1 on."
+        )
+    return Asked(headers=dict(request.headers), deadline_ms=int(given))
 
 
 def _json(model: BaseModel) -> Response:

@@ -14,18 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from retort.errors import NotFoundError, RetortError, StorageError
+from retort.errors import RetortError, StorageError
 from retort.progress import QUIET, Progress
-from retort.releases.release import Release, has_release, load_release, make_release, save_release
-from retort.resources import Resources
+from retort.releases.release import Release
+from retort.serving.config import ServeConfig, followed_release, release_of
 from retort.serving.front import check_port
-from retort.serving.models import MAX_QUERIES
-from retort.store import Store, open_store
+from retort.store import open_store
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -34,119 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "ServeConfig", "build", "check_port", "release_of", "run", "serving"]
 
 _READY_TIMEOUT_S = 120.0
-
-
-class ServeConfig(BaseModel):
-    """What to serve, where, and with how much."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
-    index: str | None = Field(None, description="The index to serve: a name, key or URI; or the name of a release.")
-    encoder: str | None = Field(None, description="The query encoder. Default: the one that made the index.")
-    encoders: dict[str, str] = Field(
-        default_factory=dict,
-        description="Further query encoders: the name that requests use -> artefact. All must fit the index.",
-    )
-    host: str = Field(
-        "127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces. Other machines reach it then."
-    )
-    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    replicas: int = Field(1, ge=1, description="Copies of encoder and index that answer.")
-    cpus_per_replica: float | None = Field(
-        None, gt=0, description="CPUs that Ray reserves for a replica. Default: half a CPU."
-    )
-    gpus_per_replica: float | None = Field(
-        None, ge=0, description="GPUs for a replica. Default: one where there are any."
-    )
-    threads: int | None = Field(
-        None, ge=1, description="Threads of torch and FAISS in a replica. Default: cores over replicas."
-    )
-    max_ongoing_requests: int = Field(
-        512, ge=1, description="Requests that a replica holds at once, waiting ones included."
-    )
-    max_batch_queries: int = Field(64, ge=1, description="Queries encoded and searched together.")
-    max_queued_queries: int = Field(
-        512, ge=MAX_QUERIES, description="Queries that may wait; beyond them requests get 503 at once."
-    )
-    max_query_chars: int = Field(8000, ge=1, description="Longest query in characters.")
-    request_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a request gets 504.")
-    drain_s: float = Field(
-        10.0, ge=0, description="Seconds that a replica being replaced stays for connections to move away."
-    )
-    poll_s: float = Field(
-        1.0, gt=0, le=3600, description="About every so many seconds a replica looks whether its release was changed."
-    )
-    proxy: Literal["auto", "haproxy", "ray"] = Field(
-        "auto", description="HTTP front: HAProxy where it is installed, or Ray's own."
-    )
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not self.index:
-            raise ValueError(
-                "index is missing: name the index (or release) to serve, for example `retort serve quickstart-student-index`"
-            )
-        return self
-
-    @property
-    def resources(self) -> Resources:
-        """Replicas, CPUs, GPUs and threads in the form that all stages use."""
-        return Resources(
-            workers=self.replicas,
-            cpus_per_worker=self.cpus_per_replica,
-            gpus_per_worker=self.gpus_per_replica,
-            threads=self.threads,
-        )
-
-
-def release_of(config: ServeConfig, store: Store | None = None) -> Release:
-    """The release that a config means: a saved one by name, or one made of an index and encoders.
-
-    Raises NotFoundError, or IncompatibleError for an encoder that does not fit.
-    """
-    store = store or open_store(config.store)
-    assert config.index, "ServeConfig checks this"
-    if not config.encoder and not config.encoders and _is_release(store, config.index):
-        return load_release(store, config.index)
-    index = store.get(config.index, "index")
-    encoders = {}
-    if config.encoder:
-        found = store.get(config.encoder, "encoder")
-        encoders[found.name] = found
-    elif config.encoders:
-        own = index.input("embeddings").input("encoder")
-        encoders[own.name] = own
-    encoders.update({name: store.get(ref, "encoder") for name, ref in config.encoders.items()})
-    return make_release(store, index, encoders or None)
-
-
-def _is_release(store: Store, name: str) -> bool:
-    try:
-        store.get(name, "index")
-    except NotFoundError:
-        return has_release(store, name)
-    return False
-
-
-def followed_release(config: ServeConfig, store: Store) -> Release:
-    """The release that the endpoint follows: saved under its name, so that `retort promote` can change it in flight.
-
-    A saved release of the config's name is taken as it is, unless `retort serve` made it itself of an older index; a
-    release made of an index (and encoders) is saved when it differs from what the name held.
-    """
-    assert config.index, "ServeConfig checks this"
-    plain_name = not config.encoder and not config.encoders and has_release(store, config.index)
-    saved = load_release(store, config.index) if plain_name else None
-    if saved is not None and saved.origin == "promote":
-        return saved
-    wished = release_of(config, store).model_copy(update={"origin": "serve"})
-    if has_release(store, wished.name):
-        held = load_release(store, wished.name)
-        if held.model_copy(update={"created": wished.created}) == wished:
-            return held
-    save_release(store, wished)
-    return wished
 
 
 def build(config: ServeConfig) -> Application:
@@ -167,10 +52,15 @@ def build(config: ServeConfig) -> Application:
         max_batch_queries=config.max_batch_queries,
         max_queued_queries=config.max_queued_queries,
         max_query_chars=config.max_query_chars,
+        max_rerank=config.max_rerank,
         request_timeout_s=config.request_timeout_s,
     )
     settings = ReplicaSettings(
-        store=store.uri, threads=config.resources.resolve().threads, target=target, release=release
+        store=store.uri,
+        threads=config.resources.resolve().threads,
+        target=target,
+        release=release,
+        cache_answers=config.cache_answers,
     )
     return application(
         settings, config.resources, max_ongoing_requests=config.max_ongoing_requests, drain_s=config.drain_s

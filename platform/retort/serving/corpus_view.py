@@ -23,6 +23,9 @@ class PassageTable(Protocol):
     def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The columns of schemas.PASSAGE as dictionaries; `fields` unpacked."""
 
+    def ids_at(self, rows: Sequence[int]) -> list[str]:
+        """Passage ids of these rows."""
+
     def column(self, name: str) -> Any:
         """One column of all passages, with `to_pylist()`."""
 

@@ -28,6 +28,7 @@ from retort.errors import BusyError, RetortError
 from retort.releases.release import Release
 from retort.resources import Resources, available_cores, limit_threads
 from retort.serving.api import MAX_BODY_BYTES, create_app
+from retort.serving.caching import vectors_for
 from retort.serving.engine import EngineLimits, SearchEngine
 from retort.serving.following import ReleaseFollower, Target, first_served
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
@@ -57,6 +58,7 @@ class ReplicaTarget(BaseModel):
     max_batch_queries: int
     max_queued_queries: int
     max_query_chars: int
+    max_rerank: int
     request_timeout_s: float
 
     @property
@@ -74,6 +76,7 @@ class ReplicaSettings(BaseModel):
     threads: int = Field(ge=1)
     target: ReplicaTarget
     release: Release | None = Field(None, description="What to serve when no saved release is followed.")
+    cache_answers: int = Field(default=0, ge=0)
     max_body_bytes: int = MAX_BODY_BYTES
 
     @model_validator(mode="after")
@@ -119,10 +122,11 @@ def _open_engine(settings: ReplicaSettings, replica: str) -> tuple[SearchEngine,
     # Serve limits OMP to the reserved CPUs; threads are set here, explicitly, for torch, FAISS and the tokenizers.
     limit_threads(settings.threads)
     store, target = open_store(settings.store), settings.target
-    parts = Parts(store, threads=settings.threads)
+    kept = settings.cache_answers
+    parts = Parts(store, threads=settings.threads, kept_vectors=vectors_for(kept))
 
     def opened(release: Release, version: int) -> Served:
-        return Served.of(release, version, parts.open(release))
+        return Served.of(release, version, parts.open(release), kept)
 
     metrics = ServingMetrics(replica)
     if target.release is None:

@@ -11,9 +11,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from retort.errors import ConfigError, RetortError
 from retort.serving.batcher import Batcher
@@ -31,11 +29,12 @@ from retort.serving.models import (
     Timings,
 )
 from retort.serving.routing import Route, route, sticky_draw
-from retort.serving.searcher import SearchQuery, SearchResult, Side
-from retort.serving.served import ReleaseIdentity, Served
+from retort.serving.searcher import SearchQuery, SearchResult
+from retort.serving.served import Served
 from retort.serving.shadowing import Shadows
+from retort.serving.work import Done, EmbedWork, SearchWork, Vectors, Work, run_batch
 
-Vectors = NDArray[np.float32]
+_SLOW_QUERIES = 4
 
 
 class DeadlineError(TimeoutError):
@@ -50,6 +49,7 @@ class EngineLimits:
     max_queued_queries: int = 512
     max_query_chars: int = 8000
     request_timeout_s: float = 30.0
+    max_rerank: int = 100
     lanes: int = 1
 
 
@@ -58,24 +58,7 @@ class Asked:
     """What came with a request besides its body: headers by lower-case name."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _SearchWork:
-    served: Served
-    queries: Sequence[SearchQuery]
-
-
-@dataclass(frozen=True)
-class _EmbedWork:
-    served: Served
-    texts: Sequence[str]
-    encoder: str
-    side: Side
-
-
-_Work = _SearchWork | _EmbedWork
-_Done = list[SearchResult] | tuple[Vectors, int]
+    deadline_ms: int | None = None
 
 
 class SearchEngine:
@@ -89,12 +72,16 @@ class SearchEngine:
         self.metrics = metrics or ServingMetrics()
         self.refused: RefusedChange | None = None
         """The newest version of the release that failed its check, if it is newer than what is served."""
-        self._batcher: Batcher[_Work, _Done] = Batcher(
+        self._batcher: Batcher[Work, Done] = Batcher(
             self._run,
             max_batch=self.limits.max_batch_queries,
             max_queued=self.limits.max_queued_queries,
             lanes=self.limits.lanes,
             name="retort-search",
+        )
+        # A teacher takes a hundred times as long as a search: plain searches do not wait behind it.
+        self._slow: Batcher[Work, Done] = Batcher(
+            self._run, max_batch=_SLOW_QUERIES, max_queued=self.limits.max_queued_queries // 4, name="retort-rerank"
         )
         self._shadows = Shadows(self._answer_shadow, lambda: self.queue_length() > 0, self.metrics)
         self.metrics.serving(served.identity.version)
@@ -131,6 +118,8 @@ class SearchEngine:
                 )
                 for name in searcher.encoder_names
             ],
+            hybrid=searcher.words is not None,
+            max_rerank=self.limits.max_rerank if searcher.reranker is not None else 0,
             examples=list(self._served.examples),
             max_query_chars=self.limits.max_query_chars,
         )
@@ -153,45 +142,49 @@ class SearchEngine:
         self, served: Served, request: SearchRequest, asked: Asked, began: float
     ) -> SearchResponse | BatchSearchResponse:
         searcher, identity = served.searcher, served.identity
-        self._check_supported(request, identity)
+        self._check_supported(request, served)
         way = self._route(served, request, asked)
         encoder, _ = searcher.encoder(way.encoder)
-        queries = [
-            SearchQuery(
-                text=text,
-                k=request.k,
-                offset=request.offset,
-                encoder=encoder,
-                filters=request.filters,
-                group_by=request.group_by,
-                highlight=request.highlight,
-            )
-            for text in request.texts
-        ]
-        done, queued_s = await self._submit(_SearchWork(served, queries), len(queries))
-        assert isinstance(done, list)
-        stages = {"queue": queued_s * 1000, **done[0].stages_ms, "total": (time.perf_counter() - began) * 1000}
-        self.metrics.answered(encoder, len(queries), stages)
+        queries = _queries(request, encoder)
+        key = _cache_key(request, encoder)
+        kept = served.answers.get(key)
+        self.metrics.cache(hit=kept is not None)
+        if kept is not None:
+            done, stages = kept, dict.fromkeys(("queue", "encode", "search", "fetch"), 0.0)
+        else:
+            timeout_s = self._timeout_s(request.deadline_ms, asked.deadline_ms)
+            batcher = self._batcher if request.rerank is None else self._slow
+            work, queued_s = await self._submit(SearchWork(served, queries), len(queries), timeout_s, batcher)
+            assert isinstance(work, list)
+            done, stages = work, {"queue": queued_s * 1000, **work[0].stages_ms}
+            served.answers.put(key, done)
+            self._shadows.consider(served, encoder, queries, done)
+        stages["total"] = (time.perf_counter() - began) * 1000
+        self.metrics.answered(encoder, len(queries), {} if kept else stages)
         self.metrics.routed(encoder, way.by)
-        self._shadows.consider(served, encoder, queries, done)
-        stamp = ReleaseStamp(
-            name=identity.release,
-            version=identity.version,
-            index=identity.index_digest,
-            encoder=encoder,
-            encoder_digest=identity.encoder_digests[encoder],
-            routed_by=way.by,
-        )
-        timings = Timings(**{stage: round(value, 3) for stage, value in stages.items()})
-        kind = searcher.score_kind
+        common: dict[str, Any] = {
+            "release": ReleaseStamp(
+                name=identity.release,
+                version=identity.version,
+                index=identity.index_digest,
+                encoder=encoder,
+                encoder_digest=identity.encoder_digests[encoder],
+                routed_by=way.by,
+            ),
+            "score_kind": searcher.score_kind(queries[0]),
+            "timings_ms": Timings(**{stage: round(value, 3) for stage, value in stages.items()}),
+            "cached": kept is not None,
+            "degraded": False,
+            "missing_shards": [],
+        }
         if request.query is not None:
-            return SearchResponse.model_construct(
-                hits=done[0].hits, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
-            )
+            return SearchResponse.model_construct(hits=done[0].hits, **common)
         results = [QueryHits.model_construct(hits=result.hits) for result in done]
-        return BatchSearchResponse.model_construct(
-            results=results, release=stamp, score_kind=kind, timings_ms=timings, degraded=False, missing_shards=[]
-        )
+        return BatchSearchResponse.model_construct(results=results, **common)
+
+    def _timeout_s(self, *wanted_ms: int | None) -> float:
+        """The shortest of the request's own deadlines and the endpoint's."""
+        return min([self.limits.request_timeout_s, *(wanted / 1000 for wanted in wanted_ms if wanted is not None)])
 
     def _route(self, served: Served, request: SearchRequest, asked: Asked) -> Route:
         routing = served.routing
@@ -207,11 +200,12 @@ class SearchEngine:
         )
 
     async def _answer_shadow(self, served: Served, queries: Sequence[SearchQuery]) -> list[SearchResult]:
-        done, _ = await self._submit(_SearchWork(served, queries), len(queries))
+        batcher = self._batcher if queries[0].rerank is None else self._slow
+        done, _ = await self._submit(SearchWork(served, queries), len(queries), self.limits.request_timeout_s, batcher)
         assert isinstance(done, list)
         return done
 
-    async def embed(self, request: EmbeddingsRequest) -> tuple[Vectors, int]:
+    async def embed(self, request: EmbeddingsRequest, asked: Asked | None = None) -> tuple[Vectors, int]:
         """Vectors [n, dimension] float32 and the tokens read."""
         served = self._served
         encoder, model = served.searcher.encoder(None if request.model == "default" else request.model)
@@ -221,8 +215,9 @@ class SearchEngine:
             )
         self._check_lengths(request.texts, "input")
         began = time.perf_counter()
-        work = _EmbedWork(served, request.texts, encoder, request.input_type)
-        done, queued_s = await self._submit(work, len(request.texts))
+        work = EmbedWork(served, request.texts, encoder, request.input_type)
+        timeout_s = self._timeout_s((asked or Asked()).deadline_ms)
+        done, queued_s = await self._submit(work, len(request.texts), timeout_s, self._batcher)
         assert isinstance(done, tuple)
         total = time.perf_counter() - began
         self.metrics.answered(
@@ -233,6 +228,7 @@ class SearchEngine:
     async def close(self) -> None:
         """Refuse what comes, fail what waits."""
         await self._batcher.close()
+        await self._slow.close()
 
     @property
     def retry_after_s(self) -> int:
@@ -241,61 +237,60 @@ class SearchEngine:
 
     def queue_length(self) -> int:
         """Queries waiting now."""
-        return self._batcher.queued_weight
+        return self._batcher.queued_weight + self._slow.queued_weight
 
     def stuck_s(self) -> float:
         """How long the present batch has been running, in seconds; 0 when idle."""
-        return self._batcher.stuck_s()
+        return max(self._batcher.stuck_s(), self._slow.stuck_s())
 
-    async def _submit(self, work: _Work, weight: int) -> tuple[_Done, float]:
+    async def _submit(
+        self, work: Work, weight: int, timeout_s: float, batcher: Batcher[Work, Done]
+    ) -> tuple[Done, float]:
         try:
-            async with asyncio.timeout(self.limits.request_timeout_s):
-                return await self._batcher.submit(work, weight)
+            async with asyncio.timeout(timeout_s):
+                return await batcher.submit(work, weight)
         except TimeoutError:
-            raise DeadlineError(
-                f"No answer within {self.limits.request_timeout_s:g} s: send the request again, or ask for less."
-            ) from None
+            raise DeadlineError(f"No answer within {timeout_s:g} s: send the request again, or ask for less.") from None
 
-    def _check_supported(self, request: SearchRequest, identity: ReleaseIdentity) -> None:
+    def _check_supported(self, request: SearchRequest, served: Served) -> None:
         self._check_lengths(request.texts, "query")
-        if request.rerank is not None:
-            raise ConfigError(f"rerank: release {identity.release!r} has no re-ranking stage. Leave rerank out.")
-        if request.hybrid:
-            raise ConfigError(f"hybrid: release {identity.release!r} has no BM25 stage. Leave hybrid out.")
+        name, searcher = served.identity.release, served.searcher
+        if request.rerank is not None and searcher.reranker is None:
+            raise ConfigError(f"rerank: release {name!r} has no re-ranking stage. Leave rerank out.")
+        if request.rerank is not None and request.rerank * len(request.texts) > self.limits.max_rerank:
+            raise ConfigError(
+                f"rerank: {request.rerank} hits of {len(request.texts)} queries; at most {self.limits.max_rerank} hits a request are re-ranked."
+            )
+        if request.hybrid and searcher.words is None:
+            raise ConfigError(f"hybrid: release {name!r} has no BM25 stage. Leave hybrid out.")
 
     def _check_lengths(self, texts: Sequence[str], field: str) -> None:
         longest = max(map(len, texts))
         if longest > self.limits.max_query_chars:
             raise ConfigError(f"{field} has {longest} characters; at most {self.limits.max_query_chars} are taken.")
 
-    def _run(self, batch: Sequence[_Work]) -> list[_Done]:
-        """One batch, on a lane's thread: all searches over one release in one call, embeddings grouped by encoder and side."""
-        results: dict[int, _Done] = {}
-        searches: dict[int, list[int]] = {}  # a swap may leave two releases in one batch
-        embeddings: dict[tuple[int, str, Side], list[int]] = {}
-        for number, work in enumerate(batch):
-            if isinstance(work, _SearchWork):
-                searches.setdefault(id(work.served), []).append(number)
-            else:
-                embeddings.setdefault((id(work.served), work.encoder, work.side), []).append(number)
-        for numbers in searches.values():
-            works = [work for number in numbers if isinstance(work := batch[number], _SearchWork)]
-            found = iter(works[0].served.searcher.search([query for work in works for query in work.queries]))
-            for number, work in zip(numbers, works, strict=True):
-                results[number] = [next(found) for _ in work.queries]
-        for numbers in embeddings.values():
-            self._embed_group(numbers, [work for n in numbers if isinstance(work := batch[n], _EmbedWork)], results)
-        self.metrics.batch(
-            sum(len(work.texts) if isinstance(work, _EmbedWork) else len(work.queries) for work in batch)
-        )
-        return [results[number] for number in range(len(batch))]
+    def _run(self, batch: Sequence[Work]) -> list[Done]:
+        self.metrics.batch(sum(work.weight for work in batch))
+        return run_batch(batch)
 
-    @staticmethod
-    def _embed_group(numbers: Sequence[int], works: Sequence[_EmbedWork], results: dict[int, _Done]) -> None:
-        searcher, encoder, side = works[0].served.searcher, works[0].encoder, works[0].side
-        vectors = searcher.embed([text for work in works for text in work.texts], encoder, side)  # [all texts, dim]
-        start = 0
-        for number, work in zip(numbers, works, strict=True):
-            end = start + len(work.texts)
-            results[number] = (vectors[start:end], searcher.count_tokens(work.texts, encoder, side))
-            start = end
+
+def _queries(request: SearchRequest, encoder: str) -> list[SearchQuery]:
+    return [
+        SearchQuery(
+            text=text,
+            k=request.k,
+            offset=request.offset,
+            encoder=encoder,
+            filters=request.filters,
+            group_by=request.group_by,
+            highlight=request.highlight,
+            hybrid=request.hybrid,
+            rerank=request.rerank,
+        )
+        for text in request.texts
+    ]
+
+
+def _cache_key(request: SearchRequest, encoder: str) -> tuple[str, str]:
+    """Everything that decides the hits."""
+    return encoder, request.model_dump_json(exclude={"encoder", "deadline_ms"}, exclude_defaults=True)

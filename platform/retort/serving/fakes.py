@@ -19,7 +19,16 @@ from retort.serving.engine import EngineLimits, SearchEngine
 from retort.serving.searcher import Searcher
 from retort.serving.served import ReleaseIdentity, Served
 
-__all__ = ["PASSAGES", "ExactIndex", "Table", "WordEncoder", "make_engine", "make_searcher", "make_served"]
+__all__ = [
+    "PASSAGES",
+    "ExactIndex",
+    "Table",
+    "WordCounter",
+    "WordEncoder",
+    "make_engine",
+    "make_searcher",
+    "make_served",
+]
 
 PASSAGES: list[dict[str, Any]] = [
     {"passage_id": "p0", "doc_id": "files", "title": "Files", "text": "Open a file and read it line by line.", "lang": "en", "section": "io", "fields": {"year": 2001, "tags": ["file", "read"]}},
@@ -90,19 +99,37 @@ class Table:
         """The passages of these rows."""
         return [dict(self._passages[row]) for row in rows]
 
+    def ids_at(self, rows: Sequence[int]) -> list[str]:
+        """Their ids."""
+        return [self._passages[row]["passage_id"] for row in rows]
+
     def column(self, name: str) -> pa.Array:
         """One column; `fields` as JSON."""
         return pa.array([json.dumps(p["fields"]) if name == "fields" else p[name] for p in self._passages])
 
 
-def make_searcher(passages: Sequence[dict[str, Any]] = PASSAGES, encoders: Sequence[str] = ("words",)) -> Searcher:
-    """A searcher over these passages, with as many encoders as there are names."""
+class WordCounter:
+    """A teacher that counts the words of the query that a passage has."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """[n] float32."""
+        return np.array([len(set(bm25_terms(query)) & set(bm25_terms(text))) for query, text in pairs], np.float32)
+
+
+def make_searcher(
+    passages: Sequence[dict[str, Any]] = PASSAGES, encoders: Sequence[str] = ("words",), **options: Any
+) -> Searcher:
+    """A searcher over these passages, with as many encoders as there are names; `options` are those of Searcher."""
     texts = [f"{passage['title']}\n{passage['text']}" for passage in passages]
     vocabulary = sorted({word for text in texts for word in bm25_terms(text)})
     made = {name: WordEncoder(vocabulary, shift=0.001 * number) for number, name in enumerate(encoders)}
     vectors = WordEncoder(vocabulary).encode(texts, "passage")
     return Searcher(
-        made, encoders[0], ExactIndex([passage["passage_id"] for passage in passages], vectors), Table(passages)
+        made,
+        encoders[0],
+        ExactIndex([passage["passage_id"] for passage in passages], vectors),
+        Table(passages),
+        **options,
     )
 
 

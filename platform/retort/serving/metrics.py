@@ -71,6 +71,13 @@ class ServingMetrics:
             ("encoder", "by", *label),
             registry=self.registry,
         )
+        self._cache = Counter(
+            "retort_cache",
+            "Searches by whether the same one was answered before.",
+            ("outcome", *label),
+            registry=self.registry,
+        )
+        self._cache_hit, self._cache_miss = (self._cache.labels(outcome, replica) for outcome in ("hit", "miss"))
         self._shadows = Counter(
             "retort_shadow", "Requests for shadow encoders.", ("encoder", "outcome", *label), registry=self.registry
         )
@@ -92,6 +99,10 @@ class ServingMetrics:
     def routed(self, encoder: str, by: str) -> None:
         """Count one request's way."""
         self._routed.labels(encoder, by, self._replica).inc()
+
+    def cache(self, *, hit: bool) -> None:
+        """Count one look into the cache of answers."""
+        (self._cache_hit if hit else self._cache_miss).inc()
 
     def shadow_answered(self, encoder: str, overlap: float, stages_ms: Mapping[str, float]) -> None:
         """Count a shadow's answer to one query."""

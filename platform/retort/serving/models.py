@@ -93,15 +93,25 @@ class SearchRequest(_Strict):
     )
     group_by: Literal["doc_id"] | None = Field(None, description="Keep only the best passage of each document.")
     rerank: int | None = Field(
-        None, ge=1, le=MAX_K, description="Re-rank this many hits with the release's teacher, where it has one."
+        None,
+        ge=1,
+        le=MAX_K,
+        description="Order this many first hits by the release's teacher, where it has one; at least offset + k.",
     )
-    hybrid: bool = Field(False, description="Fuse with BM25, where the release has it.")
+    hybrid: bool = Field(False, description="Fuse with BM25 by reciprocal rank, where the release has it.")
     highlight: bool = Field(True, description="Return a snippet and the words that match the query.")
+    deadline_ms: int | None = Field(
+        None, ge=1, le=600_000, description="Answer within this time or give 504; the endpoint's own limit stays."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
+        if self.rerank is not None and self.rerank < self.offset + self.k:
+            raise ValueError(
+                f"rerank is {self.rerank}; it must be at least offset + k, which is {self.offset + self.k}"
+            )
         return self
 
     @property
@@ -154,6 +164,8 @@ class Timings(BaseModel):
     queue: float = Field(description="Waiting for the batch before to end.")
     encode: float = Field(description="Queries to vectors.")
     search: float = Field(description="Vectors to passages: index, filters, grouping.")
+    fuse: float = Field(0.0, description="BM25 and fusion, where asked for.")
+    rerank: float = Field(0.0, description="The teacher, where asked for.")
     fetch: float = Field(description="Passage texts and highlights.")
     total: float = Field(description="All of it, inside the replica.")
 
@@ -162,6 +174,7 @@ class _Answer(BaseModel):
     release: ReleaseStamp
     score_kind: Literal["cosine", "inner_product", "reranked", "fused"] = Field(description="What `score` is.")
     timings_ms: Timings
+    cached: bool = Field(False, description="True when the same request was answered before; stages are then 0.")
     degraded: bool = Field(False, description="True when some shard did not answer in time.")
     missing_shards: list[int] = Field(default_factory=list, description="The shards that did not answer.")
 
@@ -264,6 +277,8 @@ class ServiceInfo(BaseModel):
     passages: int
     default_encoder: str
     encoders: list[EncoderInfo]
+    hybrid: bool = Field(False, description="Whether requests may ask for BM25 beside the vectors.")
+    max_rerank: int = Field(0, description="How many hits a request may have re-ranked; 0 without a teacher.")
     examples: list[str] = Field(description="Queries to try.")
     max_query_chars: int
 

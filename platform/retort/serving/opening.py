@@ -18,7 +18,8 @@ from retort.releases.masks import hidden_rows
 from retort.releases.release import ArtefactRef, Release, passage_space_of
 from retort.serving.canaries import check_canaries, check_own_queries
 from retort.serving.corpus_view import CorpusView
-from retort.serving.searcher import QueryEncoder, Searcher
+from retort.serving.needs import QueryEncoder
+from retort.serving.searcher import Searcher
 from retort.store import Artefact, Store
 
 __all__ = ["Parts", "open_release"]
@@ -29,8 +30,8 @@ Part = TypeVar("Part")
 class Parts:
     """What is open in this process, by kind and digest. Safe from several threads."""
 
-    def __init__(self, store: Store, threads: int = 1, device: str | None = None) -> None:
-        self._store, self._threads, self._device = store, threads, device
+    def __init__(self, store: Store, threads: int = 1, device: str | None = None, *, kept_vectors: int = 0) -> None:
+        self._store, self._threads, self._device, self._kept_vectors = store, threads, device, kept_vectors
         self._open: WeakValueDictionary[tuple[str, str], Any] = WeakValueDictionary()
         self._passed: set[tuple[str, str]] = set()  # (index, encoder) digests whose check need not be made again
         self._spaces: dict[str, str] = {}
@@ -52,9 +53,16 @@ class Parts:
                 self._check_space(ref, index.passage_space)
                 encoders[name] = self._shared(ref, self._load_encoder)
             whole = Searcher(encoders, release.default_encoder, index, corpus)
-            searcher = whole
-            if hidden is not None:
-                searcher = Searcher(encoders, release.default_encoder, index.hiding(hidden), corpus)
+            searcher = Searcher(
+                encoders,
+                release.default_encoder,
+                index if hidden is None else index.hiding(hidden),
+                corpus,
+                words=self._shared(release.corpus, self._load_words, "bm25") if release.bm25 else None,
+                reranker=self._shared(release.reranker, self._load_teacher) if release.reranker else None,
+                shown=None if hidden is None else ~hidden,
+                kept_vectors=self._kept_vectors,
+            )
             searcher.warm_up()
             for name, ref in release.encoders.items():
                 if (pair := (release.index.digest, ref.digest)) not in self._passed:
@@ -63,8 +71,8 @@ class Parts:
             check_canaries(searcher, release.canaries)
             return searcher
 
-    def _shared(self, ref: ArtefactRef, load: Callable[[Artefact], Part]) -> Part:
-        key = (ref.kind, ref.digest)
+    def _shared(self, ref: ArtefactRef, load: Callable[[Artefact], Part], what: str | None = None) -> Part:
+        key = (what or ref.kind, ref.digest)
         found: Part | None = self._open.get(key)
         if found is None:
             found = load(ref.find(self._store))
@@ -85,6 +93,16 @@ class Parts:
         from retort.models.dual_encoder import DualEncoder
 
         return DualEncoder.load(artefact.local(), device=self._device)
+
+    def _load_words(self, artefact: Artefact) -> Any:
+        from retort.mining.bm25 import Bm25
+
+        return Bm25.open(artefact)
+
+    def _load_teacher(self, artefact: Artefact) -> Any:
+        from retort.models.cross_encoder import CrossEncoder
+
+        return CrossEncoder.load(artefact.local(), device=self._device)
 
     def _check_space(self, ref: ArtefactRef, wanted: str) -> None:
         # Before weights are loaded (a manifest says it): scores across two spaces would be silent nonsense.

@@ -11,62 +11,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retort.errors import NotFoundError
+from retort.serving.caching import VectorCache
 from retort.serving.corpus_view import CorpusView, PassageTable
-from retort.serving.highlights import Highlighter, best_window
-from retort.serving.models import FilterValue, Hit, Snippet
+from retort.serving.fusing import WordIndex, fuse, fused_depth
+from retort.serving.hits import make_hits
+from retort.serving.models import FilterValue, Hit
+from retort.serving.needs import QueryEncoder, Side, VectorIndex
+from retort.serving.reranking import Reranker, reranked
 
 _DEEPER = 4
 ScoreKind = Literal["cosine", "inner_product", "reranked", "fused"]
-
-
-Side = Literal["query", "passage"]
-
-
-class QueryEncoder(Protocol):
-    """What search needs of an encoder; models.DualEncoder is one."""
-
-    @property
-    def dimension(self) -> int:
-        """Length of its vectors."""
-
-    @property
-    def normalise(self) -> bool:
-        """Whether they have length 1, so that scores are cosines."""
-
-    def encode(self, texts: Sequence[str], side: Side) -> NDArray[np.float32]:
-        """[n, dimension] float32, in the order of `texts`."""
-
-    def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text."""
-
-
-class Hits(Protocol):
-    """What an index finds; indexing.merge.Hits is one."""
-
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        """Scores [n, k]."""
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Corpus rows [n, k], -1 where there are no more."""
-
-
-class VectorIndex(Protocol):
-    """What search needs of an index; indexing.search.ShardedIndex is one."""
-
-    def __len__(self) -> int:
-        """Passages in it."""
-
-    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
-        """Scores and corpus rows [n, k], best first, ties by passage id; row -1 where there are no more."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +42,20 @@ class SearchQuery:
     filters: Mapping[str, FilterValue] | None = None
     group_by: Literal["doc_id"] | None = None
     highlight: bool = True
+    hybrid: bool = False
+    """Fuse with BM25."""
+    rerank: int | None = None
+    """Let the teacher order this many first hits."""
 
     @property
     def needed(self) -> int:
         """Hits to find before the page can be cut out."""
         return self.offset + self.k
+
+    @property
+    def reach(self) -> int:
+        """Hits that the ranking before the teacher must have."""
+        return max(self.needed, self.rerank or 0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +84,11 @@ class Searcher:
         default_encoder: str,
         index: VectorIndex,
         corpus: PassageTable | CorpusView,
+        *,
+        words: WordIndex | None = None,
+        reranker: Reranker | None = None,
+        shown: NDArray[np.bool_] | None = None,
+        kept_vectors: int = 0,
     ) -> None:
         assert default_encoder in encoders, (default_encoder, list(encoders))
         self._encoders = dict(encoders)
@@ -120,10 +96,20 @@ class Searcher:
         self._index = index
         view = corpus if isinstance(corpus, CorpusView) else CorpusView(corpus)
         self._corpus, self._fields, self._common = view.passages, view.fields, view.common
-        self.score_kind: ScoreKind = "cosine" if encoders[default_encoder].normalise else "inner_product"
+        self.words, self.reranker = words, reranker
+        self._shown = shown
+        self._vectors = VectorCache(kept_vectors)
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def score_kind(self, query: SearchQuery) -> ScoreKind:
+        """What the scores of its hits are."""
+        if query.rerank is not None:
+            return "reranked"
+        if query.hybrid:
+            return "fused"
+        return "cosine" if self.encoder(query.encoder)[1].normalise else "inner_product"
 
     @property
     def encoder_names(self) -> list[str]:
@@ -155,14 +141,23 @@ class Searcher:
         """One query through every stage, so that the first user does not pay for lazy loading."""
         for name in self._encoders:
             self.search([SearchQuery("warm up", k=1, encoder=name, group_by="doc_id")])
+        if self.words is not None or self.reranker is not None:
+            rerank = None if self.reranker is None else 1
+            self.search([SearchQuery("warm up", k=1, hybrid=self.words is not None, rerank=rerank)])
 
     def search(self, queries: Sequence[SearchQuery]) -> list[SearchResult]:
         """The hits of each query, in order. Raises for the whole batch; the caller retries one by one to find whose fault it was."""
         clock = _Clock()
         names, vectors = self._encode(queries)
         clock.lap("encode")
-        rankings = self._rank(queries, vectors)
+        rankings = self._rank([_deepened(query) for query in queries], vectors)
         clock.lap("search")
+        if any(query.hybrid for query in queries):
+            rankings = [self._fuse(query, ranking) for query, ranking in zip(queries, rankings, strict=True)]
+            clock.lap("fuse")
+        if any(query.rerank is not None for query in queries):
+            rankings = self._rerank(queries, rankings)
+            clock.lap("rerank")
         hits = self._fetch(queries, rankings)
         clock.lap("fetch")
         return [SearchResult(found, name, clock.laps_ms) for found, name in zip(hits, names, strict=True)]
@@ -172,7 +167,8 @@ class Searcher:
         vectors: NDArray[np.float32] | None = None
         for name in dict.fromkeys(names):
             own = [number for number, chosen in enumerate(names) if chosen == name]
-            encoded = self._encoders[name].encode([queries[number].text for number in own], "query")  # [own, dim]
+            texts = [queries[number].text for number in own]
+            encoded = self._vectors.encode(name, texts, partial(self.embed, encoder=name, side="query"))  # [own, dim]
             if vectors is None:
                 vectors = np.empty((len(queries), encoded.shape[1]), dtype=np.float32)
             vectors[own] = encoded
@@ -225,6 +221,31 @@ class Searcher:
         kept = kept[: query.needed]
         return _Ranking(rows[kept], scores[kept])
 
+    def _fuse(self, query: SearchQuery, ranking: _Ranking) -> _Ranking:
+        """The query's dense ranking with BM25's, grouped and cut to what it needs; as it was without `hybrid`."""
+        if not query.hybrid:
+            return ranking
+        assert self.words is not None, "the engine refuses hybrid without BM25"
+        allowed = self._fields.mask(query.filters) if query.filters else None
+        if self._shown is not None:
+            allowed = self._shown if allowed is None else allowed & self._shown
+        words = self.words.rows(query.text, fused_depth(query.reach), allowed)
+        rows, scores = fuse(ranking.rows, words, self._corpus.ids_at)
+        return self._select(replace(query, k=query.reach, offset=0), None, rows, scores)
+
+    def _rerank(self, queries: Sequence[SearchQuery], rankings: Sequence[_Ranking]) -> list[_Ranking]:
+        """The first `rerank` hits of each query that asks for it in the teacher's order, and no others."""
+        assert self.reranker is not None, "the engine refuses rerank without a teacher"
+        result = list(rankings)
+        asked = [number for number, query in enumerate(queries) if query.rerank is not None]
+        cut = {number: rankings[number].rows[: queries[number].rerank] for number in asked}
+        records = [self._corpus.records_at(cut[number].tolist()) for number in asked]
+        orders = reranked(self.reranker, [queries[number].text for number in asked], records)
+        for number, (order, scores) in zip(asked, orders, strict=True):
+            needed = queries[number].needed
+            result[number] = _Ranking(cut[number][order][:needed], scores[:needed])
+        return result
+
     def _fetch(self, queries: Sequence[SearchQuery], rankings: Sequence[_Ranking]) -> list[list[Hit]]:
         """Texts of all pages in one lookup, then hits."""
         wanted = [ranking.rows[query.offset :] for query, ranking in zip(queries, rankings, strict=True)]
@@ -238,31 +259,11 @@ class Searcher:
         return result
 
 
-def make_hits(
-    query: str, records: Sequence[Mapping[str, Any]], scores: Sequence[float], highlight: bool, common: frozenset[str]
-) -> list[Hit]:
-    """Corpus records as hits, with the query's words marked (but for those in `common`)."""
-    marker = Highlighter(query, common) if highlight else None
-    return [_hit(record, score, marker) for record, score in zip(records, scores, strict=True)]
-
-
-def _hit(record: Mapping[str, Any], score: float, marker: Highlighter | None) -> Hit:
-    text, snippet, title_words = record["text"], None, []
-    if marker is not None:
-        window = best_window(text, marker.matches(text))
-        snippet = Snippet.model_construct(
-            text=text[window.start : window.end],
-            start=window.start,
-            cut_before=window.start > 0,
-            cut_after=window.end < len(text),
-            words=window.words,
-        )
-        title_words = marker.matches(record["title"])
-    values: dict[str, Any] = {
-        name: record[name] for name in ("passage_id", "text", "title", "doc_id", "lang", "section")
-    }
-    # Built from our own columns, so not validated again: that would cost more than the search of a small index.
-    return Hit.model_construct(**values, score=score, fields=record["fields"], snippet=snippet, title_words=title_words)
+def _deepened(query: SearchQuery) -> SearchQuery:
+    """The dense search that the stages after it need."""
+    if query.hybrid:
+        return replace(query, offset=0, k=fused_depth(query.reach), group_by=None)
+    return query if query.rerank is None else replace(query, offset=0, k=query.reach)
 
 
 class _Clock:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from retort.releases.release import Release
 from retort.releases.routing import Routing
+from retort.serving.caching import AnswerCache
 from retort.serving.guarding import Watch
 from retort.serving.routing import warm
 from retort.serving.searcher import Searcher
@@ -45,10 +47,11 @@ class Served:
     examples: Sequence[str] = field(default_factory=tuple)
     routing: Routing | None = None
     release: Release | None = None
+    answers: AnswerCache[Any] = field(default_factory=lambda: AnswerCache(0))
     watch: Watch = field(default_factory=lambda: Watch(None, time.monotonic()))
 
     @classmethod
-    def of(cls, release: Release, version: int, searcher: Searcher) -> Served:
+    def of(cls, release: Release, version: int, searcher: Searcher, kept_answers: int = 0) -> Served:
         """An opened release with everything that it says; the guard's time begins now."""
         warm(release.routing)
         guard = release.routing.guard if release.routing else None
@@ -58,5 +61,6 @@ class Served:
             examples=tuple(release.examples),
             routing=release.routing,
             release=release,
+            answers=AnswerCache(kept_answers),
             watch=Watch(guard, time.monotonic()),
         )

@@ -129,3 +129,12 @@ def test_what_cannot_be_indexed(publish_corpus, publish_queries):
         Bm25.of(["a", "b"], ["", "?"])
     with pytest.raises(InputError, match="of kind queries; a corpus is needed"):
         Bm25.build(publish_queries(publish_corpus()))
+
+
+def test_rows_may_be_limited_to_some_passages():
+    made = Bm25.of(["a", "b", "c", "d"], ["read file", "read read", "write", "read the file"])
+    every = made.rows("read file", 4)
+    assert [["a", "b", "c", "d"][row] for row in every] == made.search(["read file"], 4)[0][0]
+    allowed = np.array([False, True, True, True])
+    assert made.rows("read file", 1, allowed).tolist() == [row for row in every if allowed[row]][:1]
+    assert made.rows("nothing", 3).tolist() == []

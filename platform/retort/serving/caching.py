@@ -1,0 +1,65 @@
+"""Small caches of one release: query vectors by encoder and text, answers by everything that decides them.
+
+They go with their release, so nothing in them can be out of date.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Value = TypeVar("Value")
+
+_VECTORS_PER_ANSWER = 4
+
+
+class VectorCache:
+    """The most recently used query vectors. Safe from several threads; `size` 0 keeps nothing."""
+
+    def __init__(self, size: int) -> None:
+        self._kept: LRUCache[tuple[str, str], Vectors] = LRUCache(max(1, size))
+        self._size = size
+        self._lock = threading.Lock()
+
+    def encode(self, encoder: str, texts: Sequence[str], encode: Callable[[Sequence[str]], Vectors]) -> Vectors:
+        """[n, dimension] float32 of `texts`: kept ones, and the rest by one call of `encode`."""
+        if self._size == 0:
+            return encode(texts)
+        with self._lock:
+            found = {text: kept for text in texts if (kept := self._kept.get((encoder, text))) is not None}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if missing:
+            made = encode(missing)
+            found.update(zip(missing, made, strict=True))
+            with self._lock:
+                for text, vector in zip(missing, made, strict=True):
+                    self._kept[encoder, text] = vector.copy()  # not the whole batch behind one row
+        return np.stack([found[text] for text in texts])
+
+
+class AnswerCache(Generic[Value]):
+    """The most recently used answers, on one event loop; `size` 0 keeps nothing."""
+
+    def __init__(self, size: int) -> None:
+        self._kept: LRUCache[Hashable, Value] = LRUCache(max(1, size))
+        self._size = size
+
+    def get(self, key: Hashable) -> Value | None:
+        """The answer, if it is kept."""
+        return self._kept.get(key) if self._size else None
+
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep an answer."""
+        if self._size:
+            self._kept[key] = value
+
+
+def vectors_for(answers: int) -> int:
+    """Query vectors to keep beside so many answers: pages and filters of one query share its vector."""
+    return _VECTORS_PER_ANSWER * answers
