@@ -11,6 +11,7 @@ from retort.arguments import parse
 from retort.releases.compose import next_release, read_canaries
 from retort.releases.promote import Move, history, promote, release_names, rollback
 from retort.releases.release import ArtefactRef
+from retort.releases.stages import read_routing
 from retort.store import Artefact, Store, open_store
 
 
@@ -30,6 +31,11 @@ class PromoteCommand(BaseModel):
     canaries: str | None = Field(
         None, description="JSON lines of {query, expect: [passage ids], within}: checked before a replica serves it."
     )
+    routing: str | None = Field(
+        None, description="YAML file: which encoder answers which request; an empty file takes routing away."
+    )
+    bm25: bool | None = Field(None, description="Let requests ask for BM25 beside the vectors (--no-bm25: no longer).")
+    reranker: str | None = Field(None, description="The teacher that may re-rank first hits.")
     store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
 
 
@@ -63,6 +69,9 @@ def run_promote(arguments: Sequence[str], console: Console) -> None:
         encoders=_encoders(store, command.encoder),
         default_encoder=command.default_encoder,
         canaries=read_canaries(command.canaries) if command.canaries else None,
+        routing=read_routing(command.routing) if command.routing else None,
+        bm25=command.bm25,
+        reranker=store.get(command.reranker, "teacher") if command.reranker else None,
     )
     version = promote(store, release)
     _tell(console, store, history(store, command.release)[:1])

@@ -17,6 +17,8 @@ from retort.corpus.lookup import Passages
 from retort.errors import IncompatibleError, InputError
 from retort.releases.masks import Reason, masked_ref, read_mask, requested
 from retort.releases.release import Canary, Release, check_compatible, has_release, load_release, make_release
+from retort.releases.routing import Routing
+from retort.releases.stages import with_stages
 from retort.store import Artefact, Store
 
 __all__ = ["carried_mask", "next_release", "read_canaries"]
@@ -30,6 +32,9 @@ def next_release(
     encoders: Mapping[str, Artefact] | None = None,
     default_encoder: str | None = None,
     canaries: Sequence[Canary] | None = None,
+    routing: Routing | None = None,
+    bm25: bool | None = None,
+    reranker: Artefact | None = None,
 ) -> Release:
     """The release `name` with another index, other query encoders, or both; not promoted.
 
@@ -51,7 +56,8 @@ def next_release(
     kept = list(canaries) if canaries is not None else current.canaries if current else []
     known = [item.model_copy(update={} if item.encoder in made.encoders else {"encoder": None}) for item in kept]
     mask = carried_mask(store, current, Passages.open(made.corpus.find(store))) if current else {}
-    return made.model_copy(update={"canaries": known, "masked": masked_ref(store, mask, name)})
+    made = made.model_copy(update={"canaries": known, "masked": masked_ref(store, mask, name)})
+    return with_stages(made, current, routing=routing, bm25=bm25, reranker=reranker)
 
 
 def carried_mask(store: Store, current: Release, corpus: Passages) -> dict[str, Reason]:
