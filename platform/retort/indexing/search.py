@@ -33,7 +33,7 @@ from retort.indexing.vectors import Similarity, VectorStore
 from retort.store import Artefact, Store, cache_root
 from retort.store.files import storage_errors
 
-__all__ = ["Hits", "PassageIds", "ShardedIndex", "checked_queries"]
+__all__ = ["Hits", "PassageIds", "ShardedIndex", "checked_queries", "holder_of"]
 
 
 class PassageIds:
@@ -143,7 +143,7 @@ class ShardedIndex:
         refiner = _refiner(artefact, description)
         shards = []
         for entry in description["shards"]:
-            holder = _holder(artefact, entry)
+            holder = holder_of(artefact, entry)
             shards.append(
                 Shard(
                     verified(holder, entry["file"]),
@@ -234,7 +234,7 @@ def _check_mask(mask: NDArray[np.bool_], count: int, artefact: Artefact) -> None
         )
 
 
-def _holder(artefact: Artefact, entry: dict[str, Any]) -> Artefact:
+def holder_of(artefact: Artefact, entry: dict[str, Any]) -> Artefact:
     """The artefact that holds a shard's file: this one, or the earlier one that index.json names."""
     named = entry.get("artefact")
     if named is None:

@@ -26,7 +26,16 @@ from retort.indexing.opening import Shard
 from retort.indexing.vectors import EmbeddingFacts, read_part
 from retort.store import Artefact, Draft
 
-__all__ = ["QuantiserTrainer", "ShardBuilder", "ShardRows", "ids_name", "shard_name", "shard_rows", "training_rows"]
+__all__ = [
+    "QuantiserTrainer",
+    "ShardBuilder",
+    "ShardRows",
+    "check_shard",
+    "ids_name",
+    "shard_name",
+    "shard_rows",
+    "training_rows",
+]
 
 TRAINING_SCRATCH = "_training/"
 TOP = 10
@@ -165,7 +174,8 @@ class ShardBuilder(_Reader):
 
         def fill(target: Path) -> None:
             faiss.write_index(index, str(target))
-            found.append(self._check(target, shard, np.concatenate(checked), np.arange(0, done, every)))
+            positions = np.arange(0, done, every)
+            found.append(check_shard(target, part, self._plan, np.concatenate(checked), positions, shard.count))
 
         rows = pa.array(np.arange(shard.first_row, shard.first_row + done))
         self._draft.write_table(
@@ -184,28 +194,31 @@ class ShardBuilder(_Reader):
             )
         return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
 
-    def _check(self, path: Path, shard: ShardRows, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> float:
-        """Open the written file and ask it for some of its own vectors; returns the share found."""
-        what = f"Shard {shard_name(shard.number)} as written"
-        opened = Shard(
-            path,
-            what,
-            first_row=0,
-            count=shard.count,
-            dimension=self._facts.dimension,
-            exact=self._plan.exact,
-            settings=self._plan.search,
+
+def check_shard(
+    path: Path, name: str, plan: IndexPlan, vectors: NDArray[np.float32], positions: NDArray[np.int64], count: int
+) -> float:
+    """Open a written shard of `count` vectors and ask it for some of its own; returns the share found.
+
+    Args:
+        vectors: [n, dimension], those that lie at `positions` of the shard.
+
+    Raises CorruptError if too few find themselves.
+    """
+    what = f"Shard {name} as written"
+    opened = Shard(
+        path, what, first_row=0, count=count, dimension=vectors.shape[1], exact=plan.exact, settings=plan.search
+    )
+    # Codes propose more than they rank; what refining would look at counts as found.
+    top = TOP * max(1, plan.search.get("refine", 1))
+    hits = merge_shards([opened.search(vectors, top)], top, lambda rows: [f"{row:020d}" for row in rows])
+    own = np.einsum("nd,nd->n", vectors, vectors)
+    # Or ten others score as high: twins, or for plain inner products longer vectors.
+    right = (hits.rows == positions[:, None]).any(axis=1)
+    right |= hits.scores[:, -1] >= own * (1 - 1e-5)
+    share = float(right.mean())
+    if share < (1.0 if plan.exact else NEEDED_SHARE):
+        raise CorruptError(
+            f"{what} finds {share:.0%} of {len(positions)} of its own vectors. Look at index kind {plan.factory!r}, or run again."
         )
-        # Codes propose more than they rank; what refining would look at counts as found.
-        top = TOP * max(1, self._plan.search.get("refine", 1))
-        hits = merge_shards([opened.search(vectors, top)], top, lambda rows: [f"{row:020d}" for row in rows])
-        own = np.einsum("nd,nd->n", vectors, vectors)
-        # Or ten others score as high: twins, or for plain inner products longer vectors.
-        right = (hits.rows == rows[:, None]).any(axis=1)
-        right |= hits.scores[:, -1] >= own * (1 - 1e-5)
-        share = float(right.mean())
-        if share < (1.0 if self._plan.exact else NEEDED_SHARE):
-            raise CorruptError(
-                f"{what} finds {share:.0%} of {len(rows)} of its own vectors. Look at index kind {self._plan.factory!r}, or run again."
-            )
-        return round(share, 4)
+    return round(share, 4)
