@@ -66,7 +66,7 @@ def run_job(name: str, arguments: Sequence[str], console: Console | None = None)
     """One job from its command line; prints what was made."""
     console = console or Console(soft_wrap=True)
     chosen = job(name)
-    config = parse(chosen.config, arguments, f"retort {name}")
+    config = parse(chosen.config, arguments, f"retort {name}", chosen.positional)
     outcome = chosen.step(config, progress=TerminalProgress(console))
     made = {name: outcome} if isinstance(outcome, Artefact) else dict(outcome)
     console.print(artefact_table(made))
@@ -127,8 +127,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
         _later("release_commands", "run_promote"),
         "Let a release serve another index or other query encoders.",
     ),
+    "delete": (_later("release_commands", "run_delete"), "Stop answering with named passages, at once."),
     "rollback": (_later("release_commands", "run_rollback"), "Serve again what a release held before."),
     "releases": (_later("release_commands", "run_releases"), "List the releases, or the history of one."),
+    "keys": (_later("key_commands", "run_keys"), "API keys of the endpoint: make, list, revoke."),
     "ls": (_ls, "List the artefacts in the store."),
     "lineage": (_lineage, "Show how an artefact came to be."),
 }

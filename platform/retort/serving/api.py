@@ -7,7 +7,7 @@ GET /healthz  GET /readyz  GET /metrics  GET /openapi.json  GET /docs  GET /
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,8 +20,12 @@ from starlette.responses import JSONResponse, Response
 from retort import __version__
 from retort.errors import OverloadedError, RetortError
 from retort.serving.engine import Asked, DeadlineError, SearchEngine
+from retort.serving.gate import OPEN, Caller, Gate
+from retort.serving.journal import Journal, facts_of
+from retort.serving.keys import Scope
 from retort.serving.limits import RequestShell, read_body
 from retort.serving.metrics import CONTENT_TYPE, ServingMetrics
+from retort.serving.metrics_text import merged
 from retort.serving.models import (
     BatchSearchResponse,
     EmbeddingItem,
@@ -52,23 +56,37 @@ _MODELS = (
 )
 _PROBLEMS = {
     400: "The body is not JSON.",
+    401: "An API key is needed, or this one is not valid.",
+    403: "The API key is not for this.",
     404: "No such encoder.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "A field does not fit.",
+    429: "More queries than the key allows: try again after Retry-After seconds.",
     503: "Too much at once: try again after Retry-After seconds.",
     504: "Not ready in time.",
 }
 
 
 def create_app(
-    engine: Callable[[], SearchEngine], *, max_body_bytes: int = MAX_BODY_BYTES, send_request_id: bool = True
+    engine: Callable[[], SearchEngine],
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    send_request_id: bool = True,
+    gate: Gate = OPEN,
+    journal: Journal | None = None,
+    other_metrics: Callable[[], Sequence[str]] = tuple,
 ) -> FastAPI:
     """The application over `engine()`, which is called per request so that a release can be swapped beneath it.
 
-    `engine()` raises OverloadedError while nothing is loaded yet.
+    `engine()` raises OverloadedError while nothing is loaded yet. `gate` decides who may ask how much; `journal` gets a line
+    per request; `other_metrics` gives the metrics of the other replicas, as text.
     """
-    app = FastAPI(title="Retort search", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    # FastAPI's own spans (from 0.165 on; versions before ignore the argument) would double ours and log what ours leave out.
+    quiet: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans"), False)
+    app = FastAPI(
+        title="Retort search", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, telemetry=quiet
+    )
     app.state.engine = engine
     for kind in (RequestError, RetortError, DeadlineError, HTTPException):
         app.add_exception_handler(kind, on_error)
@@ -81,27 +99,38 @@ def create_app(
             metrics = before_ready
         metrics.request(route, status, seconds)
 
-    app.add_middleware(RequestShell, observe=observe, send_id=send_request_id)
-    _add_queries(app, engine, max_body_bytes)
-    _add_operations(app, engine)
+    app.add_middleware(RequestShell, observe=observe, send_id=send_request_id, journal=journal)
+    _add_queries(app, engine, max_body_bytes, gate)
+    _add_operations(app, engine, gate, other_metrics)
     _add_pages(app)
     return app
 
 
-def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_bytes: int) -> None:
+def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_bytes: int, gate: Gate) -> None:
     async def search(request: Request) -> Response:
         """Find passages for a query, or for several queries that share every other setting."""
+        caller = _identified(request, gate, "search")
         body = _parse(SearchRequest, await read_body(request, max_body_bytes))
-        return _json(await engine().search(body, _asked(request)))
+        facts = facts_of(request.scope)
+        facts.update(queries=len(body.texts), k=body.k, texts=body.texts)
+        await gate.charge(caller, len(body.texts))
+        answer = await engine().search(body, _asked(request))
+        facts.update(encoder=answer.release.encoder, release=answer.release.name, version=answer.release.version)
+        facts.update(cached=answer.cached, routed_by=answer.release.routed_by)
+        return _json(answer)
 
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, in the shape of OpenAI's endpoint."""
+        caller = _identified(request, gate, "search")
         body = _parse(EmbeddingsRequest, await read_body(request, max_body_bytes))
+        facts_of(request.scope).update(queries=len(body.texts), encoder=body.model, texts=body.texts)
+        await gate.charge(caller, len(body.texts))
         vectors, tokens = await engine().embed(body, _asked(request))
         return _json(_embeddings_response(body, vectors, tokens))
 
-    async def info() -> Response:
+    async def info(request: Request) -> Response:
         """What is being served."""
+        _identified(request, gate, "search")
         return _json(engine().info())
 
     answers = [_ref(SearchResponse), _ref(BatchSearchResponse)]
@@ -120,7 +149,15 @@ def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_byte
     )
 
 
-def _add_operations(app: FastAPI, engine: Callable[[], SearchEngine]) -> None:
+def _identified(request: Request, gate: Gate, scope: Scope) -> Caller:
+    caller = gate.identify(request.headers, scope)
+    facts_of(request.scope)["key"] = caller.id
+    return caller
+
+
+def _add_operations(
+    app: FastAPI, engine: Callable[[], SearchEngine], gate: Gate, other_metrics: Callable[[], Sequence[str]]
+) -> None:
     async def healthz() -> Response:
         """Whether this process answers."""
         return Response('{"status":"ok"}', media_type="application/json")
@@ -129,11 +166,13 @@ def _add_operations(app: FastAPI, engine: Callable[[], SearchEngine]) -> None:
         """Whether queries can be answered now: 503 while loading."""
         return JSONResponse({"status": "ready", "release": engine().info().release})
 
-    async def metrics() -> Response:
-        """Prometheus metrics of this replica."""
+    async def metrics(request: Request) -> Response:
+        """Prometheus metrics of all replicas; those of others are some seconds old."""
+        _identified(request, gate, "admin")
         current = engine()
         current.metrics.queued.set(current.queue_length())
-        return Response(current.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        text = merged([current.metrics.render().decode(), *other_metrics()])
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     plain: dict[str, Any] = {"response_model": None, "response_class": Response}
     app.add_api_route("/healthz", healthz, methods=["GET"], summary="Alive", **plain)
@@ -208,7 +247,7 @@ def _described(body: type[BaseModel] | None, answer: dict[str, Any]) -> dict[str
     responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "The answer.", "content": {"application/json": {"schema": answer}}}
     }
-    codes = _PROBLEMS if body is not None else {503: _PROBLEMS[503]}
+    codes = _PROBLEMS if body is not None else {status: _PROBLEMS[status] for status in (401, 403, 503)}
     for status, text in codes.items():
         responses[status] = {"description": text, "content": {MEDIA_TYPE: {"schema": _ref(Problem)}}}
     extra = None

@@ -23,6 +23,7 @@ from retort.progress import QUIET, Progress
 from retort.releases.release import Release
 from retort.serving.config import ServeConfig, followed_release, release_of
 from retort.serving.front import check_port
+from retort.serving.gate import Gate
 from retort.store import open_store
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ _READY_TIMEOUT_S = 120.0
 
 def build(config: ServeConfig) -> Application:
     """The Ray Serve application; every setting of it comes from the config."""
-    from retort.serving.deployments import ReplicaSettings, ReplicaTarget, application
+    from retort.serving.deployments import application
+    from retort.serving.replica import ReplicaSettings, ReplicaTarget
 
+    Gate(None, rate=config.rate, storage=config.rate_storage)  # a rate that is none is told here, not by a replica
     store = open_store(config.store)
     release: Release | None = None
     name: str | None = None
@@ -61,6 +64,11 @@ def build(config: ServeConfig) -> Application:
         target=target,
         release=release,
         cache_answers=config.cache_answers,
+        auth=config.auth,
+        rate=config.rate,
+        rate_storage=config.rate_storage,
+        replicas=config.replicas,
+        log=config.log,
     )
     return application(
         settings, config.resources, max_ongoing_requests=config.max_ongoing_requests, drain_s=config.drain_s
@@ -107,6 +115,10 @@ def serving(config: ServeConfig, progress: Progress = QUIET, *, leave: bool = Fa
         yield Endpoint(url, proxy, time.monotonic() - began)
 
 
+def _is_this_machine(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _reachable(host: str) -> str:
     """A host that this machine can ask, for one that it listens on."""
     if host in ("0.0.0.0", ""):
@@ -140,6 +152,8 @@ def run(config: ServeConfig, console: Console | None = None, progress: Progress 
     with _ended_by_sigterm(), serving(config, progress, leave=own_ray) as endpoint, _ended_by_sigterm():
         _say(console, f"Search page   {endpoint.url}/")
         _say(console, f"API           {endpoint.url}/docs")
+        if config.auth == "off" and not _is_this_machine(config.host):
+            _say(console, "Anybody who reaches this port may ask: `--auth keys` asks for a key.")
         _say(console, f"Ready after {endpoint.seconds_to_ready:.1f} s. Ctrl-C ends it.")
         with suppress(KeyboardInterrupt):
             while True:

@@ -4,12 +4,13 @@
         for hit in client.search("how do I read a file", k=5).hits: ...
         vectors = client.embeddings(["a text"])
 
-Search is idempotent, so a request that met a failed connection or a 503 is sent once more.
+An API key is given as `api_key`, or in $RETORT_API_KEY. Search is idempotent, so a request that met a failed connection or a 503 is sent once more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -22,6 +23,7 @@ from retort.errors import InputError, OverloadedError, RetortError
 from retort.serving.models import BatchSearchResponse, EmbeddingsResponse, SearchResponse, ServiceInfo
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "RETORT_API_KEY"
 _LONGEST_WAIT_S = 5.0
 
 
@@ -36,8 +38,10 @@ class EndpointError(RetortError):
 class _Calls:
     """Requests and answers, without sending."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None) -> None:
         self.url = url.rstrip("/")
+        key = api_key or os.environ.get(KEY_VARIABLE)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         # A proxy from the environment cannot reach this machine's own loopback.
         self._trust_env = httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
 
@@ -84,10 +88,20 @@ class Client(_Calls):
     """Synchronous client; also a context manager."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        api_key: str | None = None,
     ) -> None:
-        super().__init__(url)
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=transport, trust_env=self._trust_env)
+        super().__init__(url, api_key)
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=self._trust_env,
+            headers=self._headers,
+        )
 
     def search(self, query: str, k: int = 10, **options: Any) -> SearchResponse:
         """Hits for one query; options as in the endpoint's SearchRequest (offset, encoder, filters, group_by...)."""
@@ -139,11 +153,19 @@ class AsyncClient(_Calls):
     """Asynchronous client; also an asynchronous context manager."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout_s: float = 30.0, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        timeout_s: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        api_key: str | None = None,
     ) -> None:
-        super().__init__(url)
+        super().__init__(url, api_key)
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=timeout_s, transport=transport, trust_env=self._trust_env
+            base_url=self.url,
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=self._trust_env,
+            headers=self._headers,
         )
 
     async def search(self, query: str, k: int = 10, **options: Any) -> SearchResponse:

@@ -11,6 +11,7 @@ from retort.errors import NotFoundError
 from retort.releases.release import ArtefactRef, Release, has_release, load_release, make_release, save_release
 from retort.releases.routing import Routing
 from retort.resources import Resources
+from retort.serving.journal import Level
 from retort.serving.models import MAX_QUERIES
 from retort.store import Store, open_store
 
@@ -57,6 +58,18 @@ class ServeConfig(BaseModel):
     )
     max_query_chars: int = Field(8000, ge=1, description="Longest query in characters.")
     max_rerank: int = Field(100, ge=1, le=1000, description="Most hits that one request may have re-ranked.")
+    auth: Literal["off", "keys"] = Field(
+        "off", description="keys: requests need an API key of the store (`retort keys make`)."
+    )
+    rate: str | None = Field(
+        None, description="Queries allowed per key that has no rate of its own, such as 600/minute. Default: no limit."
+    )
+    rate_storage: str = Field(
+        "memory://", description="Where rates are counted: each replica its share, or redis://HOST for all together."
+    )
+    log: Level = Field(
+        "off", description="A JSON line per request on the replica's stderr; `queries` writes the query text too."
+    )
     cache_answers: int = Field(1024, ge=0, description="Answers that a replica keeps for the same request; 0: none.")
     request_timeout_s: float = Field(30.0, gt=0, description="Seconds after which a request gets 504.")
     drain_s: float = Field(

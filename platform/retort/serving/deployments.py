@@ -13,29 +13,25 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import ray
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.experimental import internal_kv
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from retort.errors import BusyError, RetortError
-from retort.releases.release import Release
-from retort.resources import Resources, available_cores, limit_threads
-from retort.serving.api import MAX_BODY_BYTES, create_app
-from retort.serving.caching import vectors_for
-from retort.serving.engine import EngineLimits, SearchEngine
-from retort.serving.following import ReleaseFollower, Target, first_served
+from retort.resources import Resources, available_cores
+from retort.serving import tracing
+from retort.serving.api import create_app
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
-from retort.serving.metrics import ServingMetrics
-from retort.serving.opening import Parts
-from retort.serving.served import Served
-from retort.store import open_store
+from retort.serving.journal import Journal
+from retort.serving.metrics_exchange import MetricsExchange
+from retort.serving.replica import ReplicaSettings, ReplicaTarget, Running, open_replica
 
 log = logging.getLogger(__name__)
 
@@ -46,45 +42,6 @@ _PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 """On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew."""
 
 
-class ReplicaTarget(BaseModel):
-    """What can change while a replica runs: Serve's `user_config`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    release: str | None = Field(
-        None, description="Name of the saved release to follow; None: the one given at the start."
-    )
-    poll_s: float = Field(1.0, gt=0)
-    max_batch_queries: int
-    max_queued_queries: int
-    max_query_chars: int
-    max_rerank: int
-    request_timeout_s: float
-
-    @property
-    def limits(self) -> EngineLimits:
-        """The engine's share of it."""
-        return EngineLimits(**self.model_dump(exclude={"release", "poll_s"}))
-
-
-class ReplicaSettings(BaseModel):
-    """What a replica is given when it starts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    store: str
-    threads: int = Field(ge=1)
-    target: ReplicaTarget
-    release: Release | None = Field(None, description="What to serve when no saved release is followed.")
-    cache_answers: int = Field(default=0, ge=0)
-    max_body_bytes: int = MAX_BODY_BYTES
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        assert self.release or self.target.release, "a release, or the name of one"
-        return self
-
-
 class SearchReplica:
     """One replica of the colocated placement: encoder, shards and texts in one process."""
 
@@ -92,52 +49,70 @@ class SearchReplica:
         """Open the release (on a thread, so that the replica answers its controller meanwhile)."""
         self._settings = ReplicaSettings.model_validate(settings)
         tag = serve.get_replica_context().replica_tag
-        self._engine, self._follower = await asyncio.to_thread(_open_engine, self._settings, tag)
+        tracing.set_up()
+        self._running = await asyncio.to_thread(open_replica, self._settings, tag)
+        self._journal = Journal(self._settings.log, tag)
+        metrics = self._running.engine.metrics
+        self._exchange = MetricsExchange(_ClusterBoard(), tag, lambda: metrics.render().decode())
+        self._exchange.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""
-        return create_app(lambda: self._engine, max_body_bytes=self._settings.max_body_bytes, send_request_id=False)
+        return create_app(
+            lambda: self._running.engine,
+            max_body_bytes=self._settings.max_body_bytes,
+            send_request_id=False,
+            gate=self._running.gate,
+            journal=self._journal,
+            other_metrics=self._exchange.others,
+        )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Record what to be at; the follower's thread goes there. (Serve blocks a replica while this runs.)"""
-        target = ReplicaTarget.model_validate({**self._settings.target.model_dump(), **user_config})
-        self._engine.limit(target.limits)
-        if self._follower is not None and target.release is not None:
-            self._follower.target = Target(target.release, target.poll_s)
+        """Record what to be at. (Serve blocks a replica while this runs.)"""
+        target = self._settings.target.model_dump()
+        self._running.retarget(ReplicaTarget.model_validate({**target, **user_config}))
 
     def __del__(self) -> None:
         """Serve calls this when it ends a replica in order."""
-        follower: ReleaseFollower | None = getattr(self, "_follower", None)
-        if follower is not None:
-            follower.stop()
+        running: Running | None = getattr(self, "_running", None)
+        if running is not None:
+            running.close()
+        exchange: MetricsExchange | None = getattr(self, "_exchange", None)
+        if exchange is not None:
+            exchange.stop()
 
     async def check_health(self) -> None:
         """Serve replaces this replica when this raises: its lane has been on one batch for far longer than any request may take."""
-        stuck_s = self._engine.stuck_s()
-        if stuck_s > 4 * self._engine.limits.request_timeout_s:
+        engine = self._running.engine
+        stuck_s = engine.stuck_s()
+        if stuck_s > 4 * engine.limits.request_timeout_s:
             raise RuntimeError(f"the search thread has been busy with one batch for {stuck_s:.0f} s")
 
 
-def _open_engine(settings: ReplicaSettings, replica: str) -> tuple[SearchEngine, ReleaseFollower | None]:
-    # Serve limits OMP to the reserved CPUs; threads are set here, explicitly, for torch, FAISS and the tokenizers.
-    limit_threads(settings.threads)
-    store, target = open_store(settings.store), settings.target
-    kept = settings.cache_answers
-    parts = Parts(store, threads=settings.threads, kept_vectors=vectors_for(kept))
+class _ClusterBoard:
+    """Texts in the cluster's own key-value store: no further process, and every node sees them."""
 
-    def opened(release: Release, version: int) -> Served:
-        return Served.of(release, version, parts.open(release), kept)
+    _SPACE, _PREFIX = b"retort", b"metrics:"
 
-    metrics = ServingMetrics(replica)
-    if target.release is None:
-        assert settings.release is not None
-        return SearchEngine(opened(settings.release, 0), limits=target.limits, metrics=metrics), None
-    served, refused = first_served(store, target.release, opened)
-    engine = SearchEngine(served, limits=target.limits, metrics=metrics)
-    engine.refused = refused
-    follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s), replica)
-    follower.start()
-    return engine, follower
+    def put(self, name: str, text: str) -> None:
+        """Write or replace one."""
+        internal_kv._internal_kv_put(self._key(name), text.encode(), overwrite=True, namespace=self._SPACE)
+
+    def all(self) -> dict[str, str]:
+        """All of them."""
+        found = {}
+        for key in internal_kv._internal_kv_list(self._PREFIX, namespace=self._SPACE):
+            value = internal_kv._internal_kv_get(key, namespace=self._SPACE)
+            if value is not None:
+                found[key.removeprefix(self._PREFIX).decode()] = value.decode()
+        return found
+
+    def remove(self, name: str) -> None:
+        """Take one away."""
+        internal_kv._internal_kv_del(self._key(name), namespace=self._SPACE)
+
+    def _key(self, name: str) -> bytes:
+        return self._PREFIX + name.encode()
 
 
 def application(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retort.errors import ConfigError, RetortError
+from retort.serving import tracing
 from retort.serving.batcher import Batcher
 from retort.serving.metrics import ServingMetrics
 from retort.serving.models import (
@@ -162,6 +163,9 @@ class SearchEngine:
         stages["total"] = (time.perf_counter() - began) * 1000
         self.metrics.answered(encoder, len(queries), {} if kept else stages)
         self.metrics.routed(encoder, way.by)
+        tracing.stages(
+            stages, {"retort.encoder": encoder, "retort.queries": len(queries), "retort.cached": kept is not None}
+        )
         common: dict[str, Any] = {
             "release": ReleaseStamp(
                 name=identity.release,

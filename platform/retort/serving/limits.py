@@ -11,20 +11,28 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from retort.serving.journal import Journal
 from retort.serving.problems import REQUEST_ID, RequestError, response_to
+from retort.serving.tracing import failed, request_span
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _DRAIN_FACTOR = 8
 
 
 class RequestShell:
-    """ASGI middleware, outermost. `observe(route, status, seconds)` is told of every answer.
+    """ASGI middleware, outermost. `observe(route, status, seconds)` is told of every answer, `journal` has a line for each.
 
     Under Ray Serve the proxy already sends the request's id back (`send_id=False`), from the same header.
     """
 
-    def __init__(self, app: ASGIApp, observe: Callable[[str, int, float], None], send_id: bool = True) -> None:
-        self._app, self._observe, self._send_id = app, observe, send_id
+    def __init__(
+        self,
+        app: ASGIApp,
+        observe: Callable[[str, int, float], None],
+        send_id: bool = True,
+        journal: Journal | None = None,
+    ) -> None:
+        self._app, self._observe, self._send_id, self._journal = app, observe, send_id, journal or Journal()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; other ASGI messages pass through."""
@@ -46,17 +54,23 @@ class RequestShell:
                     headers["x-request-id"] = scope[REQUEST_ID]
             await send(message)
 
-        try:
-            await self._app(scope, receive, stamped)
-        except ClientDisconnect:
-            status = 499
-        except Exception as error:
-            if status:
-                raise  # the answer has begun: the server can only cut it off
-            await response_to(scope, error)(scope, receive, stamped)
-        finally:
-            route = scope.get("route")
-            self._observe(getattr(route, "path", "other"), status or 499, time.perf_counter() - began)
+        with request_span(f"{scope['method']} {scope['path']}"[:100], Headers(scope=scope)) as span:
+            try:
+                await self._app(scope, receive, stamped)
+            except ClientDisconnect:
+                status = 499
+            except Exception as error:
+                if status:
+                    raise  # the answer has begun: the server can only cut it off
+                await response_to(scope, error)(scope, receive, stamped)
+            finally:
+                seconds = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "other")
+                self._observe(route, status or 499, seconds)
+                self._journal.write(scope, route, status or 499, seconds, scope[REQUEST_ID])
+                span.set_attributes({"http.route": route, "http.response.status_code": status or 499})
+                if status >= 500:
+                    failed(span, status)
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:

@@ -34,9 +34,18 @@ _MAX_ERRORS = 20
 class RequestError(Exception):
     """A request that is wrong as HTTP: `status`, a `slug` for its type, and the sentence for the caller."""
 
-    def __init__(self, status: int, slug: str, detail: str, errors: Sequence[FieldProblem] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        detail: str,
+        errors: Sequence[FieldProblem] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.status, self.slug, self.detail = status, slug, detail
+        self.status, self.slug, self.detail, self.headers = status, slug, detail, dict(headers or {})
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"
         self.errors = list(errors) if errors else None
 
 
@@ -104,7 +113,7 @@ def problem(
 def response_to(scope: Any, error: Exception, retry_after_s: int = 1) -> Response:
     """The response to any exception; those that are mistakes of ours are logged here."""
     if isinstance(error, RequestError):
-        return problem(scope, error.status, error.slug, error.detail, errors=error.errors)
+        return problem(scope, error.status, error.slug, error.detail, errors=error.errors, headers=error.headers)
     if isinstance(error, OverloadedError):
         return problem(scope, 503, "overloaded", str(error), headers={"retry-after": str(retry_after_s)})
     if isinstance(error, DeadlineError):

@@ -103,3 +103,25 @@ def test_the_asynchronous_client_against_the_real_application():
     assert one.hits[0].passage_id == "p4" and [result.hits[0].passage_id for result in many.results] == ["p4", "p3"]
     assert np.array_equal(vectors, searcher.embed(["open a file", "sort"], None, "query"))
     assert (info.passages, status) == (5, 404)
+
+
+def test_both_clients_send_the_api_key(monkeypatch):
+    seen = []
+
+    def answer(request):
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(401, json={"detail": "no"})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setenv("RETORT_API_KEY", "from-env")
+    for key in ("given", None):
+        with Client("http://test", transport=transport, api_key=key) as client, pytest.raises(EndpointError):
+            client.info()
+
+        async def ask(key=key):
+            async with AsyncClient("http://test", transport=transport, api_key=key) as client:
+                await client.info()
+
+        with pytest.raises(EndpointError):
+            asyncio.run(ask())
+    assert seen == ["Bearer given"] * 2 + ["Bearer from-env"] * 2
