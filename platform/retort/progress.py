@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Task(Protocol):
@@ -25,6 +25,17 @@ class Progress(Protocol):
 
     def say(self, message: str) -> None:
         """One line that stays on the screen."""
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """A Progress that somebody sits before."""
+
+    def can_ask(self) -> bool:
+        """Whether anybody is there."""
+
+    def ask(self, question: str) -> bool:
+        """Whether they agree."""
 
 
 class _QuietTask:

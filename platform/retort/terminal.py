@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -86,6 +87,17 @@ class TerminalProgress:
     def say(self, message: str) -> None:
         """One line."""
         self._console.print(message, highlight=False, markup=False)
+
+    def can_ask(self) -> bool:
+        """Whether both ends are a terminal."""
+        return self._console.is_terminal and sys.stdin.isatty()
+
+    def ask(self, question: str) -> bool:
+        """Yes or no, no by default; the end of input is a no."""
+        try:
+            return self._console.input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
 
 
 def artefact_table(artefacts: Mapping[str, Artefact]) -> Table:

@@ -143,7 +143,10 @@ def _embed(
         **known,
         "count": count,
         "backends": sorted({entry["backend"] for entry in stats if "backend" in entry}),
-        "precisions": sorted({entry["precision"] for entry in stats if "precision" in entry}),
+        **{
+            f"{name}s": sorted({entry[name] for entry in stats if name in entry}) or _of_source(source, f"{name}s")
+            for name in ("precision", "device")
+        },
         **_rate(stats, source),
     }
     if source is not None and reuse is not None:
@@ -181,6 +184,10 @@ def _same_precision(config: EmbedConfig, source: Artefact | None) -> str:
     """What `auto` chose when the source was made: one artefact's vectors are of one precision."""
     earlier = source.metrics.get("precisions", []) if source is not None else []
     return str(earlier[0]) if config.precision == "auto" and len(earlier) == 1 else config.precision
+
+
+def _of_source(source: Artefact | None, name: str) -> list[str]:
+    return list(source.metrics.get(name, [])) if source is not None else []
 
 
 def _rate(stats: list[dict[str, Any]], source: Artefact | None) -> dict[str, Any]:

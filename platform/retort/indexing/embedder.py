@@ -127,4 +127,5 @@ def open_embedder(
     return PartEmbedder(encoder=encoder, **common), {
         "backend": encoder.use_backend(backend),
         "precision": encoder.precision,
+        "device": encoder.device.type,
     }

@@ -23,6 +23,7 @@ class Job:
     config_name: str
     step_name: str
     summary: str
+    positional: str | None = None  # the field that may stand first, without its option
 
     @property
     def config(self) -> type[JobConfig]:
@@ -49,6 +50,14 @@ JOBS: dict[str, Job] = {
         ),
         Job("embed", "retort.indexing.embed", "EmbedConfig", "embed", "Encode every passage of a corpus into vectors."),
         Job("index", "retort.indexing.build", "IndexConfig", "index", "Build a sharded FAISS index over embeddings."),
+        Job(
+            "reindex",
+            "retort.releases.reindex",
+            "ReindexConfig",
+            "reindex",
+            "Bring a release up to a new corpus or encoder, in part or whole, while it is served.",
+            positional="release",
+        ),
         Job(
             "mine",
             "retort.mining.mine",

@@ -1,7 +1,8 @@
-"""The commands that move a release: `retort promote`, `rollback`, `releases`. Each parses, calls and prints."""
+"""The commands that move a release: `retort promote`, `delete`, `rollback`, `releases`. Each parses, calls and prints."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from retort.arguments import parse
 from retort.releases.compose import next_release, read_canaries
+from retort.releases.deleting import mask_passages, read_ids
 from retort.releases.promote import Move, history, promote, release_names, rollback
 from retort.releases.release import ArtefactRef
 from retort.releases.stages import read_routing
@@ -46,6 +48,19 @@ class RollbackCommand(BaseModel):
 
     release: str = Field(description="Name of the release.")
     version: int | None = Field(None, ge=1, description="Version to go back to. Default: the one before the current.")
+    store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
+
+
+class DeleteCommand(BaseModel):
+    """Stop answering with named passages, at once; nothing is rebuilt for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    release: str = Field(description="Name of the release.")
+    passages: list[str] = Field(
+        min_length=1,
+        description="Passage ids, or files of them (one a line, or JSON lines); may be given several times.",
+    )
     store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
 
 
@@ -88,6 +103,20 @@ def run_rollback(arguments: Sequence[str], console: Console) -> None:
     store = open_store(command.store)
     version, release = rollback(store, command.release, command.version)
     _tell(console, store, [Move(version, release)])
+
+
+def run_delete(arguments: Sequence[str], console: Console) -> None:
+    """`retort delete`."""
+    began = time.monotonic()
+    command = parse(DeleteCommand, arguments, "retort delete", positional="release")
+    ids = read_ids(command.passages)
+    store = open_store(command.store)
+    version, masked = mask_passages(store, command.release, ids, "asked", f"deleted {len(ids):,} passages on request")
+    console.print(
+        f"{len(ids):,} passages are deleted from release {command.release} since version {version}, {time.monotonic() - began:.2f} s "
+        f"after the start ({masked:,} masked in all). They stay in the store: retort purge takes them out of every version.",
+        highlight=False,
+    )
 
 
 def run_releases(arguments: Sequence[str], console: Console) -> None:
