@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import io
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -123,12 +123,13 @@ class ShardedIndex:
         )
 
     @classmethod
-    def open(cls, artefact: Artefact, threads: int = 1) -> Self:
+    def open(cls, artefact: Artefact, threads: int = 1, shards: Collection[int] | None = None) -> Self:
         """Verify every file (once per machine), map the shards.
 
         Args:
             artefact: of kind index.
             threads: FAISS threads of each search.
+            shards: numbers of the shards to open, for a process that holds a part of the index; None: all.
 
         Raises:
             InputError: another kind of artefact. CorruptError: a shard is missing, or its bytes are not those published;
@@ -141,10 +142,12 @@ class ShardedIndex:
         verified(artefact, "index.json")
         description = artefact.json("index.json")
         refiner = _refiner(artefact, description)
-        shards = []
-        for entry in description["shards"]:
+        opened = []
+        for number, entry in enumerate(description["shards"]):
+            if shards is not None and number not in shards:
+                continue
             holder = holder_of(artefact, entry)
-            shards.append(
+            opened.append(
                 Shard(
                     verified(holder, entry["file"]),
                     f"{holder}, {entry['file']}",
@@ -158,7 +161,16 @@ class ShardedIndex:
                 )
             )
         ids = _passage_ids(artefact, description)
-        return cls(artefact, description, shards, ids, threads, refiner)
+        return cls(artefact, description, opened, ids, threads, refiner)
+
+    def look(self, settings: Mapping[str, int]) -> None:
+        """Search with these settings (nprobe or efSearch, refine) from now on; for measuring, not while others search."""
+        for shard in self._shards:
+            shard.look(settings)
+        if "refine" in settings:
+            refiner = self._refiner or _refiner(self._artefact, {"search": {"refine": 1}})
+            assert refiner is not None
+            self._refiner = Refiner(refiner.store, settings["refine"]) if settings["refine"] else None
 
     def hiding(self, hidden: NDArray[np.bool_]) -> Self:
         """This index, its open files shared, without the rows that are true in `hidden` [count]."""
@@ -170,6 +182,11 @@ class ShardedIndex:
 
     def __len__(self) -> int:
         return int(self.description["count"])
+
+    @property
+    def shard_count(self) -> int:
+        """Shards that are open."""
+        return len(self._shards)
 
     @property
     def index_bytes(self) -> int:
