@@ -204,7 +204,10 @@ class Shard:
                     longest = np.sqrt(np.einsum("nd,nd->n", stored, stored).max() * np.dot(vector, vector))
                     reach[query] = scores[query, found].min() + ROUNDING * longest
         named = self._corpus_rows(rows)
-        return Hits(np.where(rows < 0, -np.inf, scores).astype(np.float32), np.where(rows < 0, -1, named)), reach
+        missing = rows < 0
+        if missing.any():
+            scores, named = np.where(missing, np.float32(-np.inf), scores), np.where(missing, -1, named)
+        return Hits(scores, named), reach
 
     def _corpus_rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return positions + self.first_row if self._rows is None else np.asarray(self._rows)[positions]

@@ -40,11 +40,13 @@ class Refiner:
             queries: [n, dimension].
             found: candidates of the shards, whose code scores compare: one quantiser made all of them.
         """
-        scores = np.concatenate([hits.scores for hits in found], axis=1)
-        rows = np.concatenate([hits.rows for hits in found], axis=1)
+        scores, rows = found[0].scores, found[0].rows
+        if len(found) > 1:
+            scores = np.concatenate([hits.scores for hits in found], axis=1)
+            rows = np.concatenate([hits.rows for hits in found], axis=1)
         if rows.shape[1] > depth:
-            best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-            rows = np.take_along_axis(rows, best, axis=1)
+            best = (-scores).argpartition(depth - 1, axis=1)[:, :depth]
+            rows = rows[np.arange(len(rows))[:, None], best]
         # Ascending rows, so that the disk is read in one direction; -1 comes first.
         rows = np.sort(rows, axis=1)
         exact = np.full(rows.shape, -np.inf, dtype=np.float32)
