@@ -74,13 +74,14 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
+    def search(self, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
         """Scores and rows [n, k], as ShardedIndex gives them."""
+        among = range(len(self)) if allowed is None else np.flatnonzero(allowed).tolist()
         scores = vectors @ self._vectors.T
         rows = np.full((len(vectors), k), -1, dtype=np.int64)
         found = np.full((len(vectors), k), -np.inf, dtype=np.float32)
         for query, own in enumerate(scores):
-            best = sorted(range(len(self)), key=lambda at: (-own[at], self._ids[at]))[:k]
+            best = sorted(among, key=lambda at: (-own[at], self._ids[at]))[:k]
             rows[query, : len(best)], found[query, : len(best)] = best, own[best]
         return Hits(found, rows)
 

@@ -47,5 +47,8 @@ class VectorIndex(Protocol):
     def __len__(self) -> int:
         """Passages in it."""
 
-    def search(self, vectors: NDArray[np.float32], k: int) -> Hits:
-        """Scores and corpus rows [n, k], best first, ties by passage id; row -1 where there are no more."""
+    def search(self, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> Hits:
+        """Scores and corpus rows [n, k], best first, ties by passage id; row -1 where there are no more.
+
+        `allowed` [corpus rows] says which may be found; None: all.
+        """

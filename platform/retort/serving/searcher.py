@@ -3,8 +3,8 @@
     Searcher(encoders, index, corpus, stamp).search([SearchQuery...]) -> [SearchResult...]
 
 Queries of different requests go through together: one encoder call per encoder and one index search per depth. Filters
-and grouping look deeper into the ranking until enough passages pass (or the index ends), so that a page is full whenever
-the index can fill it.
+are answered inside the index; grouping looks deeper into the ranking until there are enough groups (or the index ends), so
+that a page is full whenever the index can fill it.
 """
 
 from __future__ import annotations
@@ -176,45 +176,35 @@ class Searcher:
         return names, vectors
 
     def _rank(self, queries: Sequence[SearchQuery], vectors: NDArray[np.float32]) -> list[_Ranking]:
-        """Search all queries to their depth together; those whose filter or grouping leaves too few go deeper."""
-        masks = [self._fields.mask(query.filters) if query.filters else None for query in queries]
-        depths = [self._first_depth(query, mask) for query, mask in zip(queries, masks, strict=True)]
+        """Search the queries of one filter together, among what it lets pass; those whose grouping leaves too few go deeper."""
         rankings = [_Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-        open_ = [number for number in range(len(queries)) if depths[number] > 0]
-        while open_:
-            found = self._index.search(vectors[open_], max(depths[number] for number in open_))
-            remaining = []
-            for row, number in enumerate(open_):
-                # Cut at this query's own depth: what else is in the batch must not change what it finds.
-                own = slice(0, depths[number])
-                rankings[number] = self._select(
-                    queries[number], masks[number], found.rows[row, own], found.scores[row, own]
-                )
-                if len(rankings[number].rows) < queries[number].needed and depths[number] < len(self._index):
-                    depths[number] = min(len(self._index), depths[number] * _DEEPER)
-                    remaining.append(number)
-            open_ = remaining
+        filtered: dict[str, list[int]] = {}
+        for number, query in enumerate(queries):
+            filtered.setdefault(repr(sorted((query.filters or {}).items())), []).append(number)
+        for open_ in filtered.values():
+            filters = queries[open_[0]].filters
+            allowed = self._fields.mask(filters) if filters else None
+            most = len(self._index) if allowed is None else int(np.count_nonzero(allowed))
+            depths = {number: min(most, self._first_depth(queries[number])) for number in open_}
+            while open_ and most:
+                found = self._index.search(vectors[open_], max(depths[number] for number in open_), allowed)
+                remaining = []
+                for row, number in enumerate(open_):
+                    # Cut at this query's own depth: what else is in the batch must not change what it finds.
+                    own = slice(0, depths[number])
+                    rankings[number] = self._select(queries[number], found.rows[row, own], found.scores[row, own])
+                    if len(rankings[number].rows) < queries[number].needed and depths[number] < most:
+                        depths[number] = min(most, depths[number] * _DEEPER)
+                        remaining.append(number)
+                open_ = remaining
         return rankings
 
-    def _first_depth(self, query: SearchQuery, mask: NDArray[np.bool_] | None) -> int:
-        depth = float(query.needed)
-        if mask is not None:
-            passing = int(mask.sum())
-            if passing == 0:
-                return 0
-            # As if what passes were spread evenly over the ranking, and half as much again.
-            depth = 1.5 * depth * len(mask) / passing
-        if query.group_by:
-            depth *= 2
-        return int(min(len(self._index), depth))
+    def _first_depth(self, query: SearchQuery) -> int:
+        return query.needed * (2 if query.group_by else 1)
 
-    def _select(
-        self, query: SearchQuery, mask: NDArray[np.bool_] | None, rows: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> _Ranking:
-        """Keep what passes the filter, the first of each group, and no more than the page needs."""
+    def _select(self, query: SearchQuery, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> _Ranking:
+        """Keep the first of each group, and no more than the page needs."""
         kept = np.flatnonzero(rows >= 0)
-        if mask is not None:
-            kept = kept[mask[rows[kept]]]
         if query.group_by:
             _, first = np.unique(self._fields.codes(query.group_by)[rows[kept]], return_index=True)
             kept = kept[np.sort(first)]
@@ -231,7 +221,7 @@ class Searcher:
             allowed = self._shown if allowed is None else allowed & self._shown
         words = self.words.rows(query.text, fused_depth(query.reach), allowed)
         rows, scores = fuse(ranking.rows, words, self._corpus.ids_at)
-        return self._select(replace(query, k=query.reach, offset=0), None, rows, scores)
+        return self._select(replace(query, k=query.reach, offset=0), rows, scores)
 
     def _rerank(self, queries: Sequence[SearchQuery], rankings: Sequence[_Ranking]) -> list[_Ranking]:
         """The first `rerank` hits of each query that asks for it in the teacher's order, and no others."""
