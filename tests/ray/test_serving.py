@@ -226,6 +226,7 @@ def test_run_serves_until_ctrl_c_and_leaves_nothing_behind(world):
 
 
 def test_the_serve_config_that_ships_is_valid_and_builds_an_application(world, monkeypatch):
+    from ray.serve import Application
     from ray.serve.schema import ServeDeploySchema
     from serve_apps import search
 
@@ -236,3 +237,20 @@ def test_the_serve_config_that_ships_is_valid_and_builds_an_application(world, m
     config = ServeConfig.model_validate({**application.args, "store": world.store.uri, "index": "docs-index"})
     deployment = search.app(config)._bound_deployment
     assert (deployment.name, deployment.num_replicas, deployment.max_ongoing_requests) == ("search", 1, 512)
+    scattered = ServeConfig.model_validate({**config.model_dump(), "placement": "scattered", "max_replicas": 3})
+    front = search.app(scattered)._bound_deployment
+    shards = [argument for argument in front.init_args if isinstance(argument, Application)]
+    assert [one._bound_deployment.name for one in shards] == ["shard-0", "shard-1"]
+    for one in (front, *(shard._bound_deployment for shard in shards)):
+        scaling = one._deployment_config.autoscaling_config
+        assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
+
+
+def test_what_the_config_says_can_change_in_place_is_understood_by_a_replica():
+    from retort.serving.replica import ReplicaTarget
+
+    text = (Path(__file__).parents[2] / "serve_apps" / "search.yaml").read_text()
+    lines = text[text.index("# deployments:") :].splitlines()
+    (deployment,) = yaml.safe_load("\n".join(line.strip().removeprefix("# ") for line in lines))["deployments"]
+    assert deployment["name"] == "search"
+    assert set(deployment["user_config"]) <= set(ReplicaTarget.model_fields)

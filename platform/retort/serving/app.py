@@ -20,7 +20,7 @@ import httpx
 
 from retort.errors import RetortError, StorageError
 from retort.progress import QUIET, Progress
-from retort.releases.release import Release
+from retort.releases.release import Release, load_release
 from retort.serving.config import ServeConfig, followed_release, release_of
 from retort.serving.front import check_port
 from retort.serving.gate import Gate
@@ -67,11 +67,21 @@ def build(config: ServeConfig) -> Application:
         auth=config.auth,
         rate=config.rate,
         rate_storage=config.rate_storage,
-        replicas=config.replicas,
+        replicas=config.max_replicas or config.replicas,
+        shard_timeout_s=config.shard_timeout_s,
         log=config.log,
     )
+    parts = 0
+    if config.placement == "scattered":
+        current = release or load_release(store, str(name))
+        parts = config.parts or len(current.index.find(store).json("index.json")["shards"])
     return application(
-        settings, config.resources, max_ongoing_requests=config.max_ongoing_requests, drain_s=config.drain_s
+        settings,
+        config.resources,
+        max_ongoing_requests=config.max_ongoing_requests,
+        drain_s=config.drain_s,
+        max_replicas=config.max_replicas,
+        parts=parts,
     )
 
 

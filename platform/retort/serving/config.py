@@ -39,7 +39,21 @@ class ServeConfig(BaseModel):
         "127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces. Other machines reach it then."
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    replicas: int = Field(1, ge=1, description="Copies of encoder and index that answer.")
+    placement: Literal["colocated", "scattered"] = Field(
+        "colocated",
+        description="colocated: every replica has the whole index (fastest, while it fits); scattered: its shards lie in "
+        "processes of their own.",
+    )
+    parts: int | None = Field(
+        None, ge=1, description="scattered: processes that the shards are spread over. Default: one for each shard."
+    )
+    shard_timeout_s: float = Field(
+        2.0, gt=0, description="scattered: a shard that has not answered by then is left out of the answer."
+    )
+    replicas: int = Field(1, ge=1, description="Copies that answer; the fewest, with max_replicas.")
+    max_replicas: int | None = Field(
+        None, ge=1, description="Let Serve add copies under load, of replicas and of shards, up to so many."
+    )
     cpus_per_replica: float | None = Field(
         None, gt=0, description="CPUs that Ray reserves for a replica. Default: half a CPU."
     )
@@ -88,6 +102,8 @@ class ServeConfig(BaseModel):
             raise ValueError(
                 "index is missing: name the index (or release) to serve, for example `retort serve quickstart-student-index`"
             )
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, less than replicas, which is {self.replicas}")
         return self
 
     @property

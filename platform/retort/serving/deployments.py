@@ -1,6 +1,7 @@
 """The Ray Serve shell. Everything that answers a query lives in plain classes next door; here it only gets an actor.
 
 SearchReplica   one replica: opens the release, answers HTTP (ASGI)
+ShardReplica    one replica of a part of a scattered index
 application     the deployment with its settings, from typed values
 started         Serve itself, in this process's name: proxy, ports, and taking down what was started
 """
@@ -22,35 +23,42 @@ from ray.exceptions import RayActorError
 from ray.experimental import internal_kv
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from retort.errors import BusyError, RetortError
-from retort.resources import Resources, available_cores
+from retort.resources import Resources, available_cores, limit_threads
 from retort.serving import tracing
 from retort.serving.api import create_app
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
 from retort.serving.journal import Journal
 from retort.serving.metrics_exchange import MetricsExchange
-from retort.serving.replica import ReplicaSettings, ReplicaTarget, Running, open_replica
+from retort.serving.replica import ReplicaSettings, ReplicaTarget, Running, open_replica, scaling
+from retort.serving.scattered import PartQuery, PartServer
+from retort.store import open_store
 
 log = logging.getLogger(__name__)
 
 APPLICATION = "retort"
 DEPLOYMENT = "search"
+SHARD_DEPLOYMENT = "shard"
+_SHARD_ONGOING = 8
+_SHARD_QUEUED = 32
 _LOCAL_DRAIN_S = 1.0
 _PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
 """On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew."""
 
 
 class SearchReplica:
-    """One replica of the colocated placement: encoder, shards and texts in one process."""
+    """One replica that answers HTTP: encoder and texts, and (colocated) the shards, in one process."""
 
-    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        """Open the release (on a thread, so that the replica answers its controller meanwhile)."""
+    async def __init__(self, settings: dict[str, Any], *parts: DeploymentHandle) -> None:  # type: ignore[misc]
+        """Open the release (on a thread, so that the replica answers its controller meanwhile). `parts` hold the index, if not this."""
         self._settings = ReplicaSettings.model_validate(settings)
         tag = serve.get_replica_context().replica_tag
         tracing.set_up()
-        self._running = await asyncio.to_thread(open_replica, self._settings, tag)
+        asked = [_HandlePart(handle) for handle in parts]
+        self._running = await asyncio.to_thread(open_replica, self._settings, tag, asked)
         self._journal = Journal(self._settings.log, tag)
         metrics = self._running.engine.metrics
         self._exchange = MetricsExchange(_ClusterBoard(), tag, lambda: metrics.render().decode())
@@ -89,6 +97,34 @@ class SearchReplica:
             raise RuntimeError(f"the search thread has been busy with one batch for {stuck_s:.0f} s")
 
 
+class ShardReplica:
+    """One replica of one part of a scattered index: its shards, and nothing else."""
+
+    def __init__(self, settings: dict[str, Any], part: int, parts: int) -> None:
+        """Open nothing yet: what is searched is named by each question."""
+        given = ReplicaSettings.model_validate(settings)
+        limit_threads(given.threads)
+        self._server = PartServer(open_store(given.store), part, parts, given.threads)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="retort-part")
+
+    async def search(self, query: PartQuery) -> tuple[Any, Any]:
+        """Scores and rows [n, k]."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._server.search, query)
+
+
+class _HandlePart:
+    """A part behind a deployment handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        # Asked from the lane's thread, which waits; in throughput-optimised mode a handle would need that thread's event loop.
+        handle._init(_run_router_in_separate_loop=True)
+        self._handle = handle
+
+    def search(self, query: PartQuery) -> Any:
+        """Ask it."""
+        return self._handle.search.remote(query)
+
+
 class _ClusterBoard:
     """Texts in the cluster's own key-value store: no further process, and every node sees them."""
 
@@ -116,24 +152,47 @@ class _ClusterBoard:
 
 
 def application(
-    settings: ReplicaSettings, resources: Resources, *, max_ongoing_requests: int, drain_s: float
+    settings: ReplicaSettings,
+    resources: Resources,
+    *,
+    max_ongoing_requests: int,
+    drain_s: float,
+    max_replicas: int | None = None,
+    parts: int = 0,
 ) -> serve.Application:
-    """The Serve application: `resources.workers` replicas with the CPUs, GPUs and threads that the config says."""
+    """The Serve application: `resources.workers` replicas (up to `max_replicas` under load) with the CPUs, GPUs and threads that
+    the config says; with `parts`, as many deployments beside them that hold the index."""
     allotment = resources.resolve()
+    arguments = settings.model_dump(mode="json")
+    common: dict[str, Any] = {
+        **scaling(allotment.workers, max_replicas, settings.target.max_batch_queries),
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 30.0,
+        "max_constructor_retry_count": 1,
+        "logging_config": LoggingConfig(enable_access_log=False),
+    }
+    shard: Any = serve.deployment(ShardReplica)
+    shards = [
+        shard.options(
+            **common,
+            name=f"{SHARD_DEPLOYMENT}-{part}",
+            ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": 0},
+            max_ongoing_requests=_SHARD_ONGOING,
+            max_queued_requests=_SHARD_QUEUED,
+            graceful_shutdown_timeout_s=settings.shard_timeout_s + _LOCAL_DRAIN_S,
+        ).bind(arguments, part, parts)
+        for part in range(parts)
+    ]
     shell: Any = serve.deployment(serve.ingress()(SearchReplica))
     deployment = shell.options(
+        **common,
         name=DEPLOYMENT,
-        num_replicas=allotment.workers,
         ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": allotment.gpus_per_worker},
         max_ongoing_requests=max_ongoing_requests,
         user_config=settings.target.model_dump(mode="json"),
         graceful_shutdown_timeout_s=drain_s + settings.target.request_timeout_s,
-        health_check_period_s=5.0,
-        health_check_timeout_s=30.0,
-        max_constructor_retry_count=1,
-        logging_config=LoggingConfig(enable_access_log=False),
     )
-    application: serve.Application = deployment.bind(settings.model_dump(mode="json"))
+    application: serve.Application = deployment.bind(arguments, *shards)
     return application
 
 

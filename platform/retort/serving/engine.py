@@ -158,11 +158,12 @@ class SearchEngine:
             work, queued_s = await self._submit(SearchWork(served, queries), len(queries), timeout_s, batcher)
             assert isinstance(work, list)
             done, stages = work, {"queue": queued_s * 1000, **work[0].stages_ms}
-            served.answers.put(key, done)
+            if not done[0].missing_shards:
+                served.answers.put(key, done)
             self._shadows.consider(served, encoder, queries, done)
         stages["total"] = (time.perf_counter() - began) * 1000
         self.metrics.answered(encoder, len(queries), {} if kept else stages)
-        self.metrics.routed(encoder, way.by)
+        self.metrics.routed(encoder, way.by, degraded=bool(done[0].missing_shards))
         tracing.stages(
             stages, {"retort.encoder": encoder, "retort.queries": len(queries), "retort.cached": kept is not None}
         )
@@ -178,8 +179,8 @@ class SearchEngine:
             "score_kind": searcher.score_kind(queries[0]),
             "timings_ms": Timings(**{stage: round(value, 3) for stage, value in stages.items()}),
             "cached": kept is not None,
-            "degraded": False,
-            "missing_shards": [],
+            "degraded": bool(done[0].missing_shards),
+            "missing_shards": list(done[0].missing_shards),
         }
         if request.query is not None:
             return SearchResponse.model_construct(hits=done[0].hits, **common)

@@ -71,6 +71,9 @@ class ServingMetrics:
             ("encoder", "by", *label),
             registry=self.registry,
         )
+        self._degraded = Counter(
+            "retort_degraded", "Answers from which a shard was missing.", label, registry=self.registry
+        ).labels(replica)
         self._cache = Counter(
             "retort_cache",
             "Searches by whether the same one was answered before.",
@@ -96,8 +99,10 @@ class ServingMetrics:
             buckets=_SECONDS,
         )
 
-    def routed(self, encoder: str, by: str) -> None:
-        """Count one request's way."""
+    def routed(self, encoder: str, by: str, *, degraded: bool) -> None:
+        """Count one request's way, and whether shards were missing from its answer."""
+        if degraded:
+            self._degraded.inc()
         self._routed.labels(encoder, by, self._replica).inc()
 
     def cache(self, *, hit: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,3 +52,11 @@ class VectorIndex(Protocol):
 
         `allowed` [corpus rows] says which may be found; None: all.
         """
+
+
+@runtime_checkable
+class Leaky(Protocol):
+    """An index whose shards may be late; scattered.ScatteredIndex is one."""
+
+    def take_missing(self) -> list[int]:
+        """Shards left out in this thread's searches since the last call."""

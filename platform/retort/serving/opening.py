@@ -30,7 +30,17 @@ Part = TypeVar("Part")
 class Parts:
     """What is open in this process, by kind and digest. Safe from several threads."""
 
-    def __init__(self, store: Store, threads: int = 1, device: str | None = None, *, kept_vectors: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        threads: int = 1,
+        device: str | None = None,
+        *,
+        kept_vectors: int = 0,
+        open_index: Callable[[Artefact], Any] | None = None,
+    ) -> None:
+        """`open_index` opens what searches in place of a ShardedIndex of this process."""
+        self._open_index = open_index
         self._store, self._threads, self._device, self._kept_vectors = store, threads, device, kept_vectors
         self._open: WeakValueDictionary[tuple[str, str], Any] = WeakValueDictionary()
         self._passed: set[tuple[str, str]] = set()  # (index, encoder) digests whose check need not be made again
@@ -80,6 +90,8 @@ class Parts:
         return found
 
     def _load_index(self, artefact: Artefact) -> Any:
+        if self._open_index is not None:
+            return self._open_index(artefact)
         from retort.indexing.search import ShardedIndex
 
         return ShardedIndex.open(artefact, threads=self._threads)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from functools import partial
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,10 +20,11 @@ from retort.serving.journal import Level
 from retort.serving.keys import KeyRing
 from retort.serving.metrics import ServingMetrics
 from retort.serving.opening import Parts
+from retort.serving.scattered import Part, ScatteredIndex
 from retort.serving.served import Served
 from retort.store import open_store
 
-__all__ = ["ReplicaSettings", "ReplicaTarget", "Running", "open_replica"]
+__all__ = ["ReplicaSettings", "ReplicaTarget", "Running", "open_replica", "scaling"]
 
 
 class ReplicaTarget(BaseModel):
@@ -59,6 +62,7 @@ class ReplicaSettings(BaseModel):
     rate: str | None = None
     rate_storage: str = "memory://"
     replicas: int = 1
+    shard_timeout_s: float = 2.0
     log: Level = "off"
     max_body_bytes: int = MAX_BODY_BYTES
 
@@ -91,15 +95,21 @@ class Running:
             self.ring.close()
 
 
-def open_replica(settings: ReplicaSettings, replica: str) -> Running:
-    """Load everything; raises what is wrong with the release, the keys or the rate."""
+def open_replica(settings: ReplicaSettings, replica: str, parts_of_index: Sequence[Part] = ()) -> Running:
+    """Load everything; with `parts_of_index` the index lies in these, else in this process. Raises what is wrong with the release, the keys or the rate."""
     # Serve limits OMP to the reserved CPUs; threads are set here, explicitly, for torch, FAISS and the tokenizers.
     limit_threads(settings.threads)
     store, target = open_store(settings.store), settings.target
     ring = KeyRing(store) if settings.auth == "keys" else None
     gate = Gate(ring, rate=settings.rate, storage=settings.rate_storage, replicas=settings.replicas)
     kept = settings.cache_answers
-    parts = Parts(store, threads=settings.threads, kept_vectors=vectors_for(kept))
+    elsewhere = partial(ScatteredIndex, parts=parts_of_index, timeout_s=settings.shard_timeout_s)
+    parts = Parts(
+        store,
+        threads=settings.threads,
+        kept_vectors=vectors_for(kept),
+        open_index=elsewhere if parts_of_index else None,
+    )
 
     def opened(release: Release, version: int) -> Served:
         return Served.of(release, version, parts.open(release), kept)
@@ -115,3 +125,23 @@ def open_replica(settings: ReplicaSettings, replica: str) -> Running:
     follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s), replica)
     follower.start()
     return Running(engine, gate, follower, ring)
+
+
+def scaling(replicas: int, most: int | None, batch_queries: int) -> dict[str, Any]:
+    """Serve's options for a fixed number of replicas, or between two by requests in flight. A replica does best with half a batch waiting; the windows are
+    long and the steps small, because replicas that come and go cost more than one that idles."""
+    if most is None or most == replicas:
+        return {"num_replicas": replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas,
+            "initial_replicas": replicas,
+            "max_replicas": most,
+            "target_ongoing_requests": max(8, batch_queries // 2),
+            "look_back_period_s": 10.0,
+            "upscale_delay_s": 10.0,
+            "downscale_delay_s": 120.0,
+            "upscaling_factor": 0.5,
+            "downscaling_factor": 0.3,
+        }
+    }

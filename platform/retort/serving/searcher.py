@@ -24,7 +24,7 @@ from retort.serving.corpus_view import CorpusView, PassageTable
 from retort.serving.fusing import WordIndex, fuse, fused_depth
 from retort.serving.hits import make_hits
 from retort.serving.models import FilterValue, Hit
-from retort.serving.needs import QueryEncoder, Side, VectorIndex
+from retort.serving.needs import Leaky, QueryEncoder, Side, VectorIndex
 from retort.serving.reranking import Reranker, reranked
 
 _DEEPER = 4
@@ -65,6 +65,8 @@ class SearchResult:
     hits: list[Hit]
     encoder: str
     stages_ms: dict[str, float] = field(default_factory=dict)
+    missing_shards: tuple[int, ...] = ()
+    """Shards that did not answer in time, so that better hits may be missing."""
 
 
 @dataclass
@@ -152,6 +154,7 @@ class Searcher:
         clock.lap("encode")
         rankings = self._rank([_deepened(query) for query in queries], vectors)
         clock.lap("search")
+        missing = tuple(self._index.take_missing()) if isinstance(self._index, Leaky) else ()
         if any(query.hybrid for query in queries):
             rankings = [self._fuse(query, ranking) for query, ranking in zip(queries, rankings, strict=True)]
             clock.lap("fuse")
@@ -160,7 +163,7 @@ class Searcher:
             clock.lap("rerank")
         hits = self._fetch(queries, rankings)
         clock.lap("fetch")
-        return [SearchResult(found, name, clock.laps_ms) for found, name in zip(hits, names, strict=True)]
+        return [SearchResult(found, name, clock.laps_ms, missing) for found, name in zip(hits, names, strict=True)]
 
     def _encode(self, queries: Sequence[SearchQuery]) -> tuple[list[str], NDArray[np.float32]]:
         names = [self.encoder(query.encoder)[0] for query in queries]
