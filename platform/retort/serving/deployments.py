@@ -117,7 +117,7 @@ class _HandlePart:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         # Asked from the lane's thread, which waits; in throughput-optimised mode a handle would need that thread's event loop.
-        handle._init(_run_router_in_separate_loop=True)
+        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
         self._handle = handle
 
     def search(self, query: PartQuery) -> Any:
