@@ -11,11 +11,12 @@ words.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +29,9 @@ from retort.models import attention
 from retort.models.alignment import pooling_matrices
 from retort.models.backend import Precision, autocast, default_token_budget, pick_device, pick_precision
 from retort.models.batching import token_batches
+from retort.models.first_token import FirstToken
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet, read_config
-from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, onnx_graph
+from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
 from retort.models.pairs import CutPairs, PairBatch, PairCutter
 from retort.models.tokenising import UnencodableTextError
 from retort.models.word_maps import WordMap, word_maps_of
@@ -104,17 +106,27 @@ class CrossEncoder:
         self._types = types
         self._cutter = PairCutter(tokenizer, self.max_tokens, types=types)
         self._graph: OnnxGraph | None = None
+        self._narrow = FirstToken.of(model)
 
-    def use_backend(self, backend: Backend) -> None:
-        """Let `score` run in this backend, with the weights as they are now; word maps always run in torch.
+    def use_backend(self, backend: Backend | Literal["auto"]) -> Backend:
+        """Let `score` run in this backend, with the weights as they are now; returns the one chosen.
+
+        Word maps always run in torch. "auto" takes the faster of torch and "onnx", whose numbers are equal.
 
         Raises:
             ConfigError: it is not there. ModelError: this architecture cannot be exported.
         """
-        check_backend(backend, self.device)
-        self._graph = None
-        if backend != "torch":
-            self._graph = onnx_graph(self.model, "logits", types=self._types, int8=backend == "onnx-int8")
+        with self._narrow or contextlib.nullcontext():
+            chosen: Backend = (
+                faster_backend(self.model, "logits", self.precision, types=self._types)
+                if backend == "auto"
+                else backend
+            )
+            check_backend(chosen, self.device)
+            self._graph = None
+            if chosen != "torch":
+                self._graph = onnx_graph(self.model, "logits", types=self._types, int8=chosen == "onnx-int8")
+        return chosen
 
     @classmethod
     def load(
@@ -259,7 +271,8 @@ class CrossEncoder:
         self, batch: PairBatch, k: int, layers: int, heads: list[int] | None
     ) -> tuple[NDArray[np.float32], list[WordMap]]:
         """Return logits [b] and, for k > 0, the batch's word maps."""
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        narrow = self._narrow or contextlib.nullcontext()
+        with torch.inference_mode(), autocast(self.precision, self.device), narrow:
             if k == 0:
                 logits = self.model(**batch.inputs).logits if self._graph is None else self._graph(batch.inputs)
                 return relevance(logits).cpu().numpy(), []

@@ -21,7 +21,7 @@ from retort.errors import ConfigError, IncompatibleError, InputError
 from retort.models.backend import pick_device
 from retort.models.cross_encoder import CrossEncoder
 from retort.models.imports import teacher_artefact
-from retort.models.onnx_graph import check_backend
+from retort.models.onnx_graph import Backend, check_backend
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, Policy, Store, enforce, inherited, open_store
 from retort.teaching.audit_gate import require_passed
@@ -32,6 +32,8 @@ from retort.teaching.rerank_service import RerankService, service_totals
 __all__ = ["ScoreConfig", "score"]
 
 log = logging.getLogger(__name__)
+
+WORTH_A_GRAPH = 10_000  # pairs
 
 
 class ScoreConfig(JobConfig):
@@ -63,9 +65,10 @@ class ScoreConfig(JobConfig):
     precision: str = Field(
         "auto", pattern="^(auto|fp32|bf16)$", description="Arithmetic of the forward pass; auto: measured."
     )
-    backend: Literal["torch", "onnx", "onnx-int8"] = Field(
-        "torch",
-        description="What runs the forward pass without the word level: ONNX Runtime on a CPU gives equal scores, onnx-int8 faster and rougher ones.",
+    backend: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
+        "auto",
+        description="What runs the forward pass without the word level; auto: for many pairs the faster of torch and ONNX Runtime, whose scores "
+        "are equal. onnx-int8 is faster still and rougher.",
     )
     token_budget: int | None = plain(
         None, ge=512, description="Tokens of one forward pass, padding included. Default: what suits the device."
@@ -103,7 +106,7 @@ class ScoreConfig(JobConfig):
             )
         if self.service is not None and (self.teacher_audit is not None or self.reuse is not None):
             raise ValueError("teacher_audit and reuse are about a local teacher's scores; leave them out with service")
-        if self.backend != "torch" and (self.word_level or self.service is not None):
+        if self.backend in ("onnx", "onnx-int8") and (self.word_level or self.service is not None):
             raise ValueError(
                 f"backend {self.backend} gives scores only; set word_level to false and name a teacher, or leave it out"
             )
@@ -114,6 +117,11 @@ class ScoreConfig(JobConfig):
         if self.agree_with and (self.teacher_audit is None or not self.trust):
             raise ValueError("agree_with weights the trust that an audit gives; name teacher_audit and leave trust on")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """As every job's; backends with equal scores do not make other judgements."""
+        values = super().identity()
+        return values | {"backend": "onnx-int8" if self.backend == "onnx-int8" else "torch"}
 
 
 def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
@@ -151,7 +159,8 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
     if "teacher" in inputs:
         # Loaded here once, so that a model that cannot teach is refused before any worker starts.
         _check_word_level(config, CrossEncoder.load(inputs["teacher"].local()))
-        check_backend(config.backend, pick_device())
+        if config.backend != "auto":
+            check_backend(config.backend, pick_device())
     check_candidates(candidates, QuerySet.open(queries), Passages.open(corpus))
     with draft:
         return draft.published or _judge(config, draft, inputs, earlier, progress)
@@ -169,7 +178,7 @@ def _judge(
         progress.say(
             f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
         )
-    stats = score_parts(config, draft, inputs, missing, earlier, progress)
+    stats = score_parts(config, _backend(config, candidates), draft, inputs, missing, earlier, progress)
     if config.service is not None:
         asked = service_totals(stats)
         progress.say(
@@ -202,6 +211,12 @@ def _judge(
         **service_totals(stats),
     }
     return draft.publish(rows=rows, metrics=metrics, **inherited(inputs.values()))
+
+
+def _backend(config: ScoreConfig, candidates: Artefact) -> Backend | Literal["auto"]:
+    """What the workers are told: exporting a graph and timing it takes longer than a few thousand pairs in torch."""
+    few = (candidates.manifest.rows or 0) < WORTH_A_GRAPH
+    return "torch" if config.backend == "auto" and (config.word_level or few) else config.backend
 
 
 def _mean_trust(draft: Draft, parts: list[str]) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.models.cross_encoder import CrossEncoder
 from retort.models.judgements import Judgements
+from retort.models.onnx_graph import Backend
 from retort.progress import Progress
 from retort.runtime.stages import map_parts
 from retort.store import Artefact, Draft
@@ -80,6 +81,7 @@ def _trusted(inputs: Mapping[str, Artefact], queries: QuerySet, passages: Passag
 
 def score_parts(
     config: ScoreConfig,
+    backend: Backend | Literal["auto"],
     draft: Draft,
     inputs: Mapping[str, Artefact],
     parts: list[str],
@@ -93,7 +95,7 @@ def score_parts(
         "precision": config.precision,
         "max_tokens": config.max_tokens,
         "trust": config.trust,
-        "backend": config.backend,
+        "backend": backend,
         "service": config.service,
         "key": service_key(config.service) if config.service is not None else None,
         "workers": config.resources.workers,

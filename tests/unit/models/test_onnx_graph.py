@@ -60,6 +60,15 @@ def test_scores_are_those_of_torch(teacher_folder):
     assert len(teacher.judge(pairs).word_maps) == 10
 
 
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_head_of_few_logits_is_quantised_too(labels, tmp_path):
+    teacher = CrossEncoder.load(fakes.tiny_cross_encoder(tmp_path, labels=labels), device="cpu", precision="fp32")
+    pairs = [(TEXTS[i], TEXTS[(i * 2 + 1) % 5]) for i in range(10)]
+    expected = teacher.score(pairs)
+    teacher.use_backend("onnx-int8")
+    assert np.abs(teacher.score(pairs) - expected).max() < 0.1 * np.ptp(expected) + 0.05
+
+
 def test_training_leaves_the_graph_behind(encoder_folder):
     encoder = DualEncoder.load(encoder_folder, device="cpu", precision="fp32")
     encoder.use_backend("onnx")
