@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from retort.distillation.student_audit import audit_section
 from retort.models.card import CardFacts, card, lineage_table, settings_table
 from retort.models.dual_encoder import DualEncoder
 
 __all__ = ["CardFacts", "model_card"]
 
 
-def model_card(student: DualEncoder, facts: CardFacts) -> str:
-    """The card in Markdown."""
+def model_card(student: DualEncoder, facts: CardFacts, audited: Mapping[str, Any] | None = None) -> str:
+    """The card in Markdown; `audited`: what `student_audit.audit_student` found."""
     sections = {
         "Use": _usage(student),
         "Quality": _quality(facts.metrics),
+        "Audit": audit_section(audited)
+        if audited
+        else "The teacher was not audited, so nothing is known of its biases.",
         "Training": settings_table(facts.config),
         "Data and teacher": lineage_table(facts.inputs, deeper=True),
     }

@@ -2,7 +2,7 @@
 
     distil(config) -> encoder     sentence-transformers layout, with a model card
 
-The work is done by `prepare.py` (what is learnt from), `trainer.py` (steps) and `loop.py` (Ray Train). A killed run goes on
+The work is done by `prepare.py` (what is learnt from), `trainer.py` (steps), `loop.py` (Ray Train) and `result.py` (what is published). A killed run goes on
 from its last checkpoint in the draft's scratch folder; the best checkpoint on a small dev pool becomes the encoder.
 """
 
@@ -15,18 +15,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
-from retort.distillation.card import CardFacts, model_card
 from retort.distillation.config import DistilConfig
 from retort.distillation.course import Course
 from retort.distillation.dev_pool import DevPool
 from retort.distillation.filtering import FalseNegativeFilter, false_negative_filter
 from retort.distillation.prepare import Coverage, prepare, prepare_dev, stored_vectors
+from retort.distillation.result import Trained, publish_student, teacher_of
 from retort.distillation.student import initial_student
 from retort.distillation.training_set import TrainingSet
 from retort.errors import ConfigError, IncompatibleError, StorageError
@@ -35,7 +34,7 @@ from retort.models.dual_encoder import DualEncoder
 from retort.models.imports import encoder_artefact
 from retort.models.judgements import Judgements
 from retort.progress import QUIET, Progress
-from retort.store import Artefact, Draft, cache_root, enforce, inherited, open_store
+from retort.store import Artefact, Draft, cache_root, enforce, open_store
 from retort.teaching.audit_gate import require_passed
 from retort.teaching.optimising import freeze
 from retort.teaching.trainer import NotFiniteError
@@ -74,7 +73,7 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
             inputs[role] = encoder_artefact(reference, store) if kind == "encoder" else store.get(reference, kind)
     _check_bound(inputs)
     if "teacher_audit" in inputs:
-        require_passed(inputs["teacher_audit"], *_teacher_of(inputs["judgements"]))
+        require_passed(inputs["teacher_audit"], *teacher_of(inputs["judgements"]))
     enforce(config.policy, inputs)
     name = config.name or f"{inputs['corpus'].name}-student"[:100]
     draft = store.draft("encoder", name, step="distil", inputs=inputs, config=config.identity())
@@ -99,16 +98,6 @@ def _check_bound(inputs: Mapping[str, Artefact]) -> None:
             )
 
 
-def _teacher_of(judgements: Artefact) -> tuple[str, str]:
-    """(digest, name) of the teacher that judged."""
-    for record in judgements.manifest.inputs:
-        if record.role == "teacher":
-            return record.digest, record.name
-    raise IncompatibleError(
-        f"{judgements} does not say which teacher judged, so no audit can speak for it. Score the candidates again, or leave teacher_audit out."
-    )
-
-
 def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], progress: Progress) -> Artefact:
     """Prepare, train and publish."""
     start = inputs.get("start", inputs["base"])
@@ -128,28 +117,9 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
         checkpoint = _train(config, draft, inputs, course, Path(folder) / "checkpoint", progress)
         state = json.loads((checkpoint / "state.json").read_text())
         student.model.load_state_dict(load_file(checkpoint / "best.safetensors"))
-    metrics = _metrics(state, course, coverage, filtered, dev, student)
-    if dev is not None:
-        at_start = state["history"][0]["mrr10"]
-        metrics |= _against_base(at_start if _same(config) else dev.evaluate(reader), state)
-    provenance = inherited(inputs.values())
-    facts = CardFacts(
-        draft.name, inputs, config.identity(), metrics, provenance["licences"], provenance["personal_data"]
+    return publish_student(
+        config, draft, inputs, Trained(student, reader, state, course, coverage, filtered, dev), progress
     )
-    with draft.folder_for() as target:
-        student.save(target)
-        (target / "README.md").write_text(model_card(student, facts), encoding="utf-8")
-        (target / "training_curve.json").write_text(json.dumps(_curve(state)))
-    times = {
-        "examples_per_s": round(course.batch_queries * state["step"] / max(state["busy_s"], 1e-9), 2),
-        "data_wait_share": round(state["wait_s"] / max(state["busy_s"], 1e-9), 4),
-        "training_s": round(state["busy_s"], 1),
-    }
-    if metrics["better_than_base"] is False:
-        progress.say(
-            f"The student is not better than its base on the dev pool: MRR@10 {metrics['dev_mrr10_student']:.4f} against {metrics['dev_mrr10_base']:.4f}."
-        )
-    return draft.publish(metrics={**metrics, **times}, **provenance)
 
 
 def _training_data(
@@ -283,49 +253,3 @@ def _course(config: DistilConfig, data: TrainingSet, student: DualEncoder) -> Co
         forward_tokens=config.forward_tokens or (1024 if device.type == "cpu" else 16384),
         precision=pick_precision(device, config.precision),
     )
-
-
-def _same(config: DistilConfig) -> bool:
-    """Whether the student starts as its base, so that its first evaluation is the base's."""
-    return config.start is None and config.layers is None
-
-
-def _against_base(base: float, state: Mapping[str, Any]) -> dict[str, Any]:
-    student = state["best_mrr10"]
-    return {
-        "dev_mrr10_base": round(base, 5),
-        "dev_mrr10_student": round(student, 5),
-        "better_than_base": student > base,
-    }
-
-
-def _metrics(
-    state: Mapping[str, Any],
-    course: Course,
-    coverage: Coverage,
-    filtered: FalseNegativeFilter,
-    dev: DevPool | None,
-    student: DualEncoder,
-) -> dict[str, Any]:
-    """What is known after training, times left out."""
-    return {
-        "passage_space": student.passage_space,
-        "dev_mrr10_base": None,
-        "dev_mrr10_student": None,
-        "better_than_base": None,
-        "dev_queries": len(dev) if dev is not None else 0,
-        "dev_passages": len(dev.passages) if dev is not None else 0,
-        "steps": state["step"],
-        "best_step": state["best_step"],
-        "history": state["history"],
-        "first_loss": round(state["curve"][0][0], 5),
-        "last_loss": round(state["curve"][-1][0], 5),
-        "precision": course.precision,
-        "filter": filtered.audit,
-        **coverage.as_metrics(),
-    }
-
-
-def _curve(state: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("loss", "contrastive", "sentence", "word", "grad_norm")
-    return {name: [round(row[i], 6) for row in state["curve"]] for i, name in enumerate(names)}
