@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +163,17 @@ class TestEndpoint:
             with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5) as connection:
                 connection.sendall(head + (body if number % 2 else body[:100]))
         assert client.search("open file", k=1).hits
+
+    @pytest.mark.slow
+    def test_slow_headers_are_ended_and_hold_nobody_up(self, endpoint, client):
+        if endpoint.proxy != "haproxy":
+            pytest.skip("Ray's own proxy waits for headers without an end")
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=40) as connection:
+            connection.sendall(b"POST /v1/search HTTP/1.1\r\nhost: x\r\n")
+            assert client.search("open file", k=1).hits
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408") or connection.recv(1) == b""
+        assert time.monotonic() - began < 30
 
     def test_a_second_endpoint_is_refused_with_one_clear_error(self, endpoint, world):
         with pytest.raises(BusyError, match=f"Port {endpoint.port} on 127.0.0.1 is taken"), serving(endpoint.config):

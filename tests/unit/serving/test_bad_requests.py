@@ -148,3 +148,29 @@ def test_any_json_object_gets_an_answer(endpoint, body, path):
 @given(body=st.binary(max_size=200), path=st.sampled_from(PATHS))
 def test_any_bytes_get_an_answer(endpoint, body, path):
     assert endpoint.checked(path, body).status_code != 200
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "soon", "1e3", "9" * 40, "\u0661", " 5 x"])
+def test_a_deadline_header_that_is_none_is_told(endpoint, value):
+    answer = endpoint.checked("/v1/search", b'{"query":"x"}', **{"x-deadline-ms": value.encode()})
+    assert answer.status_code == 400 and "x-deadline-ms" in answer.json()["detail"]
+
+
+def test_a_deadline_header_of_milliseconds_is_taken(endpoint):
+    assert endpoint.checked("/v1/search", b'{"query":"x"}', **{"x-deadline-ms": "5000"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rerank": 0},
+        {"rerank": 5, "k": 10},
+        {"rerank": "10"},
+        {"hybrid": "yes"},
+        {"hybrid": None},
+        {"deadline_ms": 0},
+        {"deadline_ms": 10**9},
+    ],
+)
+def test_options_that_do_not_fit_are_422(endpoint, fields):
+    assert endpoint.checked("/v1/search", json.dumps({"query": "x", **fields}).encode()).status_code == 422
