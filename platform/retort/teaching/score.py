@@ -29,7 +29,7 @@ from retort.teaching.checks import check_candidates
 from retort.teaching.quarantine import quarantine_name
 from retort.teaching.rerank_service import RerankService, service_totals
 
-__all__ = ["ScoreConfig", "score"]
+__all__ = ["ScoreConfig", "score", "worker_backend"]
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _judge(
         progress.say(
             f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
         )
-    stats = score_parts(config, _backend(config, candidates), draft, inputs, missing, earlier, progress)
+    stats = score_parts(config, worker_backend(config, candidates), draft, inputs, missing, earlier, progress)
     if config.service is not None:
         asked = service_totals(stats)
         progress.say(
@@ -213,7 +213,7 @@ def _judge(
     return draft.publish(rows=rows, metrics=metrics, **inherited(inputs.values()))
 
 
-def _backend(config: ScoreConfig, candidates: Artefact) -> Backend | Literal["auto"]:
+def worker_backend(config: ScoreConfig, candidates: Artefact) -> Backend | Literal["auto"]:
     """What the workers are told: exporting a graph and timing it takes longer than a few thousand pairs in torch."""
     few = (candidates.manifest.rows or 0) < WORTH_A_GRAPH
     return "torch" if config.backend == "auto" and (config.word_level or few) else config.backend

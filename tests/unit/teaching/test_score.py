@@ -15,7 +15,7 @@ from retort.models.imports import teacher_artefact
 from retort.store import Artefact, Store
 from retort.store.schemas import PASSAGE
 from retort.teaching.fakes import SMALL_WORDS, publish_small_world
-from retort.teaching.score import ScoreConfig, score
+from retort.teaching.score import ScoreConfig, score, worker_backend
 
 
 @pytest.fixture
@@ -126,7 +126,26 @@ def test_settings_of_speed_and_reuse_leave_the_key_alone(world: dict[str, Artefa
         == plain
     )
     assert config(world, word_level="off").identity() != plain
+    fast = {"word_level": "off"}
+    assert config(world, backend="onnx", **fast).identity() == config(world, backend="auto", **fast).identity()
+    assert config(world, backend="onnx-int8", **fast).identity() != config(world, **fast).identity()
     assert config(world, top_k=3).identity() != plain
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "told"),
+    [
+        (9_999, {"word_level": False}, "torch"),
+        (10_000, {"word_level": False}, "auto"),
+        (10_000, {}, "torch"),
+        (10, {"word_level": False, "backend": "onnx-int8"}, "onnx-int8"),
+    ],
+)
+def test_a_graph_is_made_where_it_pays(world, store, rows, fields, told) -> None:
+    with store.draft("candidates", "many", step="test", config={"rows": rows}) as draft:
+        draft.write_bytes("part-00000.parquet", b"")
+        candidates = draft.publish(rows=rows)
+    assert worker_backend(config(world, **fields), candidates) == told
 
 
 def _other_corpus(store: Store) -> Artefact:
