@@ -190,7 +190,7 @@ class Shard:
             scores, rows = best_rows(vectors, self._stored_blocks(self._store, passing.positions), wanted)
             rows = passing.positions[rows]
         elif passing is not None:
-            scores, rows = search_passing(self._index, vectors, wanted, passing)
+            scores, rows = search_passing(self._index, vectors, wanted, passing, narrow=narrow)
         else:
             scores, rows = self._index.search(vectors, wanted)
         available = self.count if passing is None else passing.count

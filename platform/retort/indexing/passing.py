@@ -45,9 +45,17 @@ class Passing:
 
 
 def search_passing(
-    index: Any, vectors: NDArray[np.float32], wanted: int, passing: Passing
+    index: Any, vectors: NDArray[np.float32], wanted: int, passing: Passing, *, narrow: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The `wanted` best of what passes: scores and positions [n, wanted], position -1 where there are no more."""
+    """The `wanted` best of what passes: scores and positions [n, wanted], position -1 where there are no more.
+
+    `narrow`: so few pass that their codes are read, all of them, and no graph is walked.
+    """
+    if narrow and isinstance(index, faiss.IndexHNSW):
+        codes = faiss.downcast_index(index.storage)
+        if isinstance(codes, faiss.IndexFlat | faiss.IndexScalarQuantizer):
+            scores, rows = codes.search(vectors, wanted, params=faiss.SearchParameters(sel=passing.selector))
+            return scores, rows
     parameters = _parameters(index, passing)
     if parameters is not None:
         scores, rows = index.search(vectors, wanted, params=parameters)

@@ -8,6 +8,7 @@ rest. Only the pages of candidates are ever read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from retort.indexing.vectors import VectorStore
 __all__ = ["Refiner"]
 
 VECTORS_AT_ONCE = 8192
+MOST_FILTERED = 4096
 
 
 class Refiner:
@@ -29,9 +31,15 @@ class Refiner:
         """`factor` candidates are scored for each hit wanted; rows of `store` are those of the corpus."""
         self.store, self.factor = store, factor
 
-    def depth(self, k: int) -> int:
-        """How many candidates are asked of each shard for k hits."""
-        return self.factor * k
+    def depth(self, k: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """How many candidates are asked of each shard for k hits.
+
+        More under a filter: what passes may lie far from the query, where scores are close and codes confuse them.
+        """
+        if allowed is None:
+            return self.factor * k
+        share = max(int(np.count_nonzero(allowed)), 1) / max(1, len(allowed))
+        return min(int(self.factor * k / math.sqrt(share)), max(MOST_FILTERED, self.factor * k))
 
     def rescored(self, queries: NDArray[np.float32], found: Sequence[Hits], depth: int) -> Hits:
         """The `depth` candidates of highest code score of each query, unsorted, with exact scores.

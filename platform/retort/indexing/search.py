@@ -221,7 +221,7 @@ class ShardedIndex:
         queries = checked_queries(vectors, k, self.dimension, str(self._artefact))
         if allowed is not None:
             _check_mask(allowed, len(self), self._artefact)
-        depth = k if self._refiner is None else self._refiner.depth(k)
+        depth = k if self._refiner is None else self._refiner.depth(k, allowed)
         # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
         if self._pool is not None and len(queries) == 1:
             found = list(self._pool.map(lambda shard: _search_with(shard, queries, depth, 1, allowed), self._shards))
