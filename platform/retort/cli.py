@@ -131,6 +131,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str], Console], None], str]] = {
     "rollback": (_later("release_commands", "run_rollback"), "Serve again what a release held before."),
     "releases": (_later("release_commands", "run_releases"), "List the releases, or the history of one."),
     "keys": (_later("key_commands", "run_keys"), "API keys of the endpoint: make, list, revoke."),
+    "collect": (_later("retention_commands", "run_collect"), "Delete old versions that nothing serves or needs."),
+    "purge": (_later("retention_commands", "run_purge"), "Take named passages out of every version, for good."),
     "ls": (_ls, "List the artefacts in the store."),
     "lineage": (_lineage, "Show how an artefact came to be."),
 }

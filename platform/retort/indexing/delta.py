@@ -137,6 +137,7 @@ def _compose(
         "added": len(fresh),
         "own_vectors_found": found,
         "base": base.key,
+        "whole": base.metrics.get("whole", base.key),
     }
     return draft.publish(rows=known.count, metrics=metrics, **inherited([embeddings]))
 

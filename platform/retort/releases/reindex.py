@@ -33,6 +33,7 @@ from retort.releases.cost import Estimate, estimate, within_budget
 from retort.releases.deleting import mask_passages
 from retort.releases.promote import check_whole, promote
 from retort.releases.release import Release, release_at
+from retort.releases.settings import index_settings, settings_of
 from retort.releases.validation import check_release_canaries, compare_quality, index_recall, labelled_queries
 from retort.store import Artefact, Store, open_store
 from retort.store.locks import lease
@@ -232,7 +233,7 @@ def _mask(store: Store, name: str, work: _Work, began: float, progress: Progress
 
 
 def _embed(config: ReindexConfig, work: _Work, progress: Progress) -> Artefact:
-    settings = _settings_of(EmbedConfig, work.embeddings)
+    settings = settings_of(EmbedConfig, work.embeddings)
     settings |= {"store": config.store, "resources": config.resources, "corpus": work.corpus.uri}
     settings |= {"encoder": work.encoder.uri, "name": config.name}
     if work.kind == "whole":
@@ -247,19 +248,7 @@ def _index(config: ReindexConfig, work: _Work, embeddings: Artefact, progress: P
     common: dict[str, Any] = {"store": config.store, "name": name, "embeddings": embeddings.uri}
     if work.kind == "partial":
         return delta_index(DeltaConfig(base=work.index.uri, seed=config.seed, **common), progress)
-    whole = work.index
-    while whole.manifest.step != "index" and any(record.role == "base" for record in whole.manifest.inputs):
-        whole = whole.input("base")
-    settings = _settings_of(IndexConfig, whole)
-    settings["shards"] = min(settings.get("shards", 1), int(embeddings.metrics["count"]))
-    if any(record.role == "tune_queries" for record in whole.manifest.inputs):
-        settings["tune_queries"] = whole.input("tune_queries").uri
-    return index(IndexConfig(**settings, **common, resources=config.resources), progress)
-
-
-def _settings_of(model: type[JobConfig], artefact: Artefact) -> dict[str, Any]:
-    """The config that an artefact was made with, as far as this version of the step knows its fields."""
-    return {name: value for name, value in artefact.manifest.config.items() if name in model.model_fields}
+    return index(IndexConfig(**index_settings(work.index, embeddings), **common, resources=config.resources), progress)
 
 
 def _release(config: ReindexConfig, store: Store, work: _Work, made: Artefact) -> Release:

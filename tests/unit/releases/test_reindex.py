@@ -7,40 +7,19 @@ import numpy as np
 import pytest
 
 from retort.cli import main
-from retort.corpus.lookup import Passages
 from retort.errors import BusyError, ConfigError, CorruptError, InputError, NotFoundError
 from retort.indexing.build import IndexConfig, index
-from retort.indexing.embed import EmbedConfig, embed
-from retort.indexing.search import ShardedIndex
 from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import tiny_encoder
 from retort.releases.compose import next_release
 from retort.releases.deleting import mask_passages, read_ids
-from retort.releases.masks import hidden_rows, read_mask
+from retort.releases.masks import read_mask
 from retort.releases.promote import history, promote, rollback
 from retort.releases.reindex import ReindexConfig, reindex, release_lock
 from retort.releases.release import Canary, load_release
 from retort.store.locks import lease
 
-from .worlds import publish_corpus
-
-WORDS = ["file", "socket", "list", "path", "word", "query", "value", "name", "time", "set", "open", "read", "write"]
-
-
-def passages(numbers, version=0):
-    return [(f"p{n:03d}", f"{WORDS[n % 13]} {WORDS[(n // 13) % 13]} number {n} of version {version}") for n in numbers]
-
-
-@pytest.fixture
-def world(store, tmp_path, without_ray, monkeypatch):
-    """A release `live` over 80 passages."""
-    monkeypatch.setenv("RETORT_STORE", store.uri)
-    tiny_encoder(tmp_path / "tiny", WORDS)
-    corpus = publish_corpus(store, passages(range(80)))
-    embeddings = embed(EmbedConfig(corpus=corpus.uri, encoder=str(tmp_path / "tiny"), precision="fp32"))
-    made = index(IndexConfig(embeddings=embeddings.uri, kind="flat", shards=2, name="docs-index"))
-    promote(store, next_release(store, "live", index=made))
-    return made
+from .worlds import WORDS, answers, new_corpus, passages
 
 
 class Said:
@@ -60,23 +39,6 @@ class Said:
     @property
     def text(self):
         return "\n".join(self.lines)
-
-
-def answers(store, name="live", k=8):
-    """Passage ids that the release answers a few queries with."""
-    release = load_release(store, name)
-    corpus = Passages.open(release.corpus.find(store))
-    searched = ShardedIndex.open(release.index.find(store))
-    hidden = hidden_rows(store, release, corpus)
-    searched = searched if hidden is None else searched.hiding(hidden)
-    encoder = DualEncoder.load(release.encoders[release.default_encoder].find(store).local(), precision="fp32")
-    rows = searched.search(encoder.encode([f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:7]], "query"), k).rows
-    return [corpus.ids_at(own[own >= 0]) for own in rows]
-
-
-def new_corpus(store, numbers, changed=(), name="docs"):
-    listed = passages([n for n in numbers if n not in changed]) + passages(changed, version=1)
-    return publish_corpus(store, listed, name=name)
 
 
 def rebuilt(store, corpus, name):

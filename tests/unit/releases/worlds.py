@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from retort.corpus.lookup import Passages
 from retort.corpus.passages import content_hash, passage_text
 from retort.indexing.build import IndexConfig, index
+from retort.indexing.search import ShardedIndex
+from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import FakeEncoder
-from retort.releases.release import make_release
+from retort.releases.masks import hidden_rows
+from retort.releases.release import load_release, make_release
 from retort.store.schemas import PASSAGE, embedding_schema, part_name
 
 
@@ -84,3 +88,27 @@ def build(store, passages, kind="flat", shards=2, name="docs"):
 def release_of(store, passages, name="live", **fields):
     """A release over a new index of these passages (not promoted)."""
     return make_release(store, build(store, passages, **fields), name=name)
+
+
+WORDS = ["file", "socket", "list", "path", "word", "query", "value", "name", "time", "set", "open", "read", "write"]
+
+
+def passages(numbers, version=0):
+    return [(f"p{n:03d}", f"{WORDS[n % 13]} {WORDS[(n // 13) % 13]} number {n} of version {version}") for n in numbers]
+
+
+def answers(store, name="live", k=8):
+    """Passage ids that the release answers a few queries with."""
+    release = load_release(store, name)
+    corpus = Passages.open(release.corpus.find(store))
+    searched = ShardedIndex.open(release.index.find(store))
+    hidden = hidden_rows(store, release, corpus)
+    searched = searched if hidden is None else searched.hiding(hidden)
+    encoder = DualEncoder.load(release.encoders[release.default_encoder].find(store).local(), precision="fp32")
+    rows = searched.search(encoder.encode([f"{a} {b}" for a in WORDS[:4] for b in WORDS[4:7]], "query"), k).rows
+    return [corpus.ids_at(own[own >= 0]) for own in rows]
+
+
+def new_corpus(store, numbers, changed=(), name="docs"):
+    listed = passages([n for n in numbers if n not in changed]) + passages(changed, version=1)
+    return publish_corpus(store, listed, name=name)

@@ -1,0 +1,355 @@
+"""Taking named passages out of every version, for good: a legal deletion.
+
+    purge(store, ids, ...) -> Purged     runs again as often as it must: what is done is found done
+
+In this order, so that a kill at any moment leaves every release whole and the next run finishes:
+
+    1. corpora, embeddings and indexes that are served or named are made again without the passages
+    2. releases are moved to them; masks and canaries forget the ids
+    3. versions of releases that name what will be deleted are taken from their history
+    4. a record of digests (no ids) is kept, then the old artefacts go, and their copies in this machine's node cache
+
+Other machines' caches are cleaned by the same command there: the record tells it what to look for. What else may quote the
+passages (queries made of them, judgements, encoders trained on them, reports) is not touched but listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retort.errors import InputError, NotFoundError
+from retort.indexing.build import IndexConfig, index
+from retort.progress import QUIET, Progress
+from retort.releases.masks import masked_ref, read_mask
+from retort.releases.promote import check_whole, history, promote, release_names
+from retort.releases.reindex import release_lock
+from retort.releases.release import ArtefactRef, Canary, Release, release_at
+from retort.releases.retention import delete_artefact, shared_with
+from retort.releases.settings import index_settings
+from retort.releases.usage import in_use, named_by
+from retort.store import Artefact, Store, cache_root, inherited
+from retort.store.locks import lease
+from retort.store.manifest import MANIFEST
+from retort.store.schemas import part_name
+
+__all__ = ["Purged", "purge"]
+
+RECORDS = "purges"
+DELETION_ORDER = ("index", "embeddings", "mask", "corpus")
+"""Corpora last: they say what is affected, should a run be broken off here."""
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What was done."""
+
+    remade: list[Artefact]
+    releases: dict[str, int]  # name -> version now
+    deleted: list[str]  # kind/name (key)
+    cache_files: int
+    may_quote: list[str]
+    still_held: bool  # a replica had not let go of an old version in time
+
+
+def purge(
+    store: Store,
+    ids: Sequence[str],
+    *,
+    resources: Any = None,
+    wait_s: float = 30.0,
+    progress: Progress = QUIET,
+) -> Purged:
+    """Purge; errors as the steps it calls.
+
+    Raises:
+        NotFoundError: no corpus of the store holds any of the ids, and no earlier purge did.
+        InputError: a corpus that is served or named would be left without passages.
+        BusyError: a release is being re-indexed.
+    """
+    record_name = f"{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:32]}.json"
+    earlier = _read_record(store, record_name)
+    affected = _affected(store, set(ids))
+    if not affected["corpus"] and not any(affected.values()) and not earlier:
+        raise NotFoundError(f"No corpus in {store.uri} holds any of the {len(ids)} passages: nothing to purge.")
+    quoting = _may_quote(store, affected)
+    with _locks(store):
+        remake = _Remake(store, set(ids), affected, resources, progress)
+        remade = remake.all()
+        releases = _move_releases(store, set(ids), affected, remake)
+        trimmed = _trim(store, affected)
+        progress.say(
+            f"{len(remade)} artefacts made again, {len(releases)} releases moved, {trimmed} old versions forgotten."
+        )
+        digests = sorted({*earlier, *(item.digest for items in affected.values() for item in items)})
+        store.area.at(RECORDS).write_bytes(record_name, json.dumps({"digests": digests}).encode())
+        held = not _let_go(store, set(digests), wait_s)
+        deleted = []
+        for kind in DELETION_ORDER:
+            for item in affected[kind]:
+                delete_artefact(item)
+                deleted.append(str(item))
+        _delete_drafts(store, set(ids))
+    return Purged(remade, releases, deleted, _clean_cache(digests), quoting, held)
+
+
+def _affected(store: Store, ids: set[str]) -> dict[str, list[Artefact]]:
+    """Artefacts that hold the passages, their vectors or their ids: by corpus, then by what was made of it."""
+    wanted = pa.array(sorted(ids), pa.string())
+
+    def holds(item: Artefact) -> bool:
+        return any(
+            pc.any(pc.is_in(batch.column(0), value_set=wanted)).as_py()
+            for batch in item.batches(columns=["passage_id"], rows=65536)
+        )
+
+    corpora = [item for item in store.list("corpus") if holds(item)]
+    embeddings = [item for item in store.list("embeddings") if _made_from(item, corpora) or holds(item)]
+    all_indexes = store.list("index")
+    indexes = [item for item in all_indexes if _made_from(item, embeddings)]
+    keys = {item.key for item in indexes}
+    there = {item.key for item in all_indexes}
+    # A partial index over a clean corpus may still use a shard that holds a purged vector; so may one whose shard is gone already.
+    indexes += [
+        item
+        for item in all_indexes
+        if item.key not in keys and any(key in keys or key not in there for key in shared_with(item))
+    ]
+    masks = [
+        item for item in store.list("mask") if ids & set(item.part("mask.parquet").column("passage_id").to_pylist())
+    ]
+    return {"corpus": corpora, "embeddings": embeddings, "index": indexes, "mask": masks}
+
+
+def _made_from(item: Artefact, sources: Sequence[Artefact]) -> bool:
+    digests = {source.digest for source in sources}
+    return any(record.digest in digests for record in item.manifest.inputs if record.role != "base")
+
+
+def _needed(store: Store, affected: dict[str, list[Artefact]]) -> set[str]:
+    """URIs of affected artefacts that a release serves now or that hold their name: these are made again, not only deleted."""
+    needed = {
+        found.uri
+        for name in release_names(store)
+        for ref in named_by(release_at(store, name)[0])
+        if (found := store.find(ref.kind, ref.key)) is not None
+    }
+    for kind, items in affected.items():
+        held = set(store.names(kind).values())
+        needed |= {item.uri for item in items if item.key in held}
+    return needed
+
+
+class _Remake:
+    """Makes artefacts again without the passages; the successors by key of what they replace."""
+
+    def __init__(
+        self, store: Store, ids: set[str], affected: dict[str, list[Artefact]], resources: Any, progress: Progress
+    ) -> None:
+        self._store, self._ids, self._progress = store, ids, progress
+        self._affected = {item.uri: item for items in affected.values() for item in items}
+        self._needed = _needed(store, affected)
+        self._extra: dict[str, Any] = {} if resources is None else {"resources": resources}
+        self.successors: dict[str, Artefact] = {}
+        self._holders = {kind: set(store.names(kind).values()) for kind in ("corpus", "embeddings", "index")}
+
+    def _name(self, old: Artefact) -> str:
+        """The name goes on to a successor only from its holder: an older version must not take it from a newer one."""
+        return old.name if old.key in self._holders[old.kind] else f"{old.name[:90]}-{old.key[:8]}"
+
+    def all(self) -> list[Artefact]:
+        """Make all that is needed; returns the new ones."""
+        for uri in sorted(self._needed):
+            item = self._affected.get(uri)
+            if item is not None and item.kind != "mask":
+                self.of(item)
+        return list(self.successors.values())
+
+    def of(self, item: Artefact) -> Artefact:
+        """The successor of an affected artefact, or the artefact itself."""
+        if item.uri not in self._affected:
+            return item
+        if item.key not in self.successors:
+            make = {"corpus": self._corpus, "embeddings": self._embeddings, "index": self._index}[item.kind]
+            self.successors[item.key] = make(item)
+        return self.successors[item.key]
+
+    def _corpus(self, old: Artefact) -> Artefact:
+        # The ids enter the key only as a hash: a manifest must not name what was purged.
+        left = hashlib.sha256(json.dumps(sorted(self._ids)).encode()).hexdigest()
+        made = self._filtered(old, {"corpus": old}, "purge", {"without": left})
+        return made
+
+    def _embeddings(self, old: Artefact) -> Artefact:
+        corpus = self.of(old.input("corpus"))
+        inputs = {"corpus": corpus, "encoder": old.input("encoder")}
+        # As `embed` would make them of the purged corpus: the same key.
+        return self._filtered(old, inputs, old.manifest.step, old.manifest.config, old.manifest.step_version)
+
+    def _index(self, old: Artefact) -> Artefact:
+        embeddings = self.of(old.input("embeddings"))
+        settings = index_settings(old, embeddings) | self._extra
+        config = IndexConfig(store=self._store.uri, name=self._name(old), embeddings=embeddings.uri, **settings)
+        return index(config, self._progress)
+
+    def _filtered(
+        self, old: Artefact, inputs: dict[str, Artefact], step: str, config: dict[str, Any], version: int = 1
+    ) -> Artefact:
+        draft = self._store.draft(old.kind, self._name(old), step=step, version=version, inputs=inputs, config=config)
+        done = draft.published
+        if done is not None:
+            return done
+        unwanted = pa.array(sorted(self._ids), pa.string())
+        with draft:
+            rows = number = 0
+            for part in old.parts():
+                table = old.part(part)
+                kept = table.filter(pc.invert(pc.is_in(table.column("passage_id"), value_set=unwanted)))
+                if kept.num_rows:  # an empty part would be a shard or a batch of nothing
+                    draft.write_table(part_name(number), kept)
+                    number, rows = number + 1, rows + kept.num_rows
+            if not rows:
+                raise InputError(
+                    f"{old} would be left without passages. Promote another index first, or delete the release."
+                )
+            metrics = {name: value for name, value in old.metrics.items() if name not in ("source", "reused_from")}
+            metrics |= {name: rows for name in ("count", "passages") if name in metrics}
+            facts = inherited(inputs.values()) if old.kind != "corpus" else _own_facts(old)
+            return draft.publish(rows=rows, metrics=metrics, **facts)
+
+
+def _own_facts(corpus: Artefact) -> dict[str, Any]:
+    manifest = corpus.manifest
+    return {"licences": manifest.licences, "personal_data": manifest.personal_data}
+
+
+def _move_releases(store: Store, ids: set[str], affected: dict[str, list[Artefact]], remake: _Remake) -> dict[str, int]:
+    texts = _texts(affected["corpus"], ids)  # example queries were often made of a passage's own words
+    gone = {(item.kind, item.key) for items in affected.values() for item in items}
+    moved = {}
+    for name in release_names(store):
+        release, version = release_at(store, name)
+        if not any((ref.kind, ref.key) in gone for ref in named_by(release)) and not _names(release, ids):
+            continue
+        served = remake.of(release.index.find(store))
+        mask = {key: reason for key, reason in read_mask(store, release).items() if key not in ids}
+        changes: dict[str, Any] = {
+            "index": ArtefactRef.of(served),
+            "corpus": ArtefactRef.of(served.input("embeddings").input("corpus")),
+            "masked": masked_ref(store, mask, name),
+            "canaries": _without(release.canaries, ids),
+            "examples": [query for query in release.examples if not any(query in text for text in texts)],
+            "origin": "promote",
+        }
+        following = release.model_copy(update=changes)
+        moved[name] = promote(store, following, (check_whole,), note="purged passages", expected_version=version)
+    return moved
+
+
+def _texts(corpora: Sequence[Artefact], ids: set[str]) -> list[str]:
+    wanted = pa.array(sorted(ids), pa.string())
+    found: dict[str, None] = {}
+    for corpus in corpora:
+        for batch in corpus.batches(columns=["passage_id", "title", "text"]):
+            own = batch.filter(pc.is_in(batch.column(0), value_set=wanted))
+            for column in (1, 2):
+                found.update(dict.fromkeys(own.column(column).to_pylist()))
+    return list(found)
+
+
+def _names(release: Release, ids: set[str]) -> bool:
+    return any(ids & set(item.expect) for item in release.canaries)
+
+
+def _without(canaries: Sequence[Canary], ids: set[str]) -> list[Canary]:
+    left = [item.model_copy(update={"expect": [one for one in item.expect if one not in ids]}) for item in canaries]
+    return [item for item in left if item.expect]
+
+
+def _trim(store: Store, affected: dict[str, list[Artefact]]) -> int:
+    """Delete the versions of releases that name what will be gone; the current ones name it no longer."""
+    gone = {(item.kind, item.key) for items in affected.values() for item in items}
+    trimmed = 0
+    for name in release_names(store):
+        for move in history(store, name)[1:]:
+            if any((ref.kind, ref.key) in gone for ref in named_by(move.release)):
+                store.pointer(f"release-{name}").area.delete(f"{move.version:08d}.json")
+                trimmed += 1
+    return trimmed
+
+
+def _may_quote(store: Store, affected: dict[str, list[Artefact]]) -> list[str]:
+    """Other artefacts that came, by whatever steps, from one that holds the passages."""
+    reached = {item.digest for items in affected.values() for item in items}
+    own = {item.uri for items in affected.values() for item in items}
+    others = [item for item in store.list() if item.uri not in own]
+    found: dict[str, str] = {}
+    grown = True
+    while grown:
+        grown = False
+        for item in others:
+            if item.uri not in found and any(record.digest in reached for record in item.manifest.inputs):
+                found[item.uri] = str(item)
+                reached.add(item.digest)
+                grown = True
+    # The remade ones name what they replace as their input, and are clean.
+    return sorted(text for uri, text in found.items() if uri.rsplit("/", 2)[1] not in DELETION_ORDER)
+
+
+def _let_go(store: Store, digests: set[str], wait_s: float) -> bool:
+    """Wait for replicas to follow; a replica that does not would have to be restarted."""
+    deadline = time.monotonic() + wait_s
+    while in_use(store) & digests:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(min(1.0, wait_s))
+    return True
+
+
+def _delete_drafts(store: Store, ids: set[str]) -> None:
+    """Unfinished corpora and embeddings that hold the passages: what a broken-off job left."""
+    wanted = pa.array(sorted(ids), pa.string())
+    for kind in ("corpus", "embeddings"):
+        for key in store.area.folders(kind):
+            draft = store.draft(kind, "draft", step="purge")
+            draft.area = store.area.at(kind, key)
+            if draft.has(MANIFEST):
+                continue
+            parts = [path for path in draft.files() if path.startswith("part-")]
+            if any(pc.any(pc.is_in(draft.read_table(path, ["passage_id"]).column(0), value_set=wanted)).as_py() for path in parts):  # fmt: skip
+                draft.area.delete_folder()
+
+
+def _clean_cache(digests: Sequence[str]) -> int:
+    """Delete this machine's copies; their names begin with the digest (or its first half)."""
+    cleaned = 0
+    beginnings = tuple(digest[:32] for digest in digests)
+    for folder in cache_root().glob("*"):
+        for path in folder.glob("*") if folder.is_dir() else []:
+            if beginnings and path.name.startswith(beginnings):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                cleaned += 1
+    return cleaned
+
+
+def _read_record(store: Store, name: str) -> list[str]:
+    area = store.area.at(RECORDS)
+    return list(json.loads(area.read(name))["digests"]) if area.exists(name) else []
+
+
+@contextmanager
+def _locks(store: Store) -> Iterator[None]:
+    """Every release's lock, so that no re-index brings back what is being purged."""
+    with ExitStack() as stack:
+        for name in release_names(store):
+            stack.enter_context(lease(release_lock(store, name), f"purging passages from release {name}"))
+        yield
