@@ -3,7 +3,7 @@
 losses.py, word_level.py   the three losses (pure torch)
 gather.py, caching.py      negatives of other workers, large batches in little memory
 training_set.py, batches.py, collate.py   from tokenised texts to the tensors of one rank's share of one step
-prepare.py                 from artefacts to the training set
+prepare.py, checks.py, neighbours.py   from artefacts to the training set
 trainer.py, loop.py        one worker's training, and its shell on Ray Train
 config.py, student.py, dev_pool.py, card.py, distil.py   the step: DistilConfig, distil(config) -> encoder
 """

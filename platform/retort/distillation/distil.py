@@ -20,15 +20,17 @@ from safetensors.torch import load_file
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
+from retort.distillation.checks import check_bound, words_seen_share
 from retort.distillation.config import DistilConfig
 from retort.distillation.course import Course
 from retort.distillation.dev_pool import DevPool
 from retort.distillation.filtering import FalseNegativeFilter, false_negative_filter
-from retort.distillation.prepare import Coverage, prepare, prepare_dev, stored_vectors
+from retort.distillation.neighbours import stored_vectors
+from retort.distillation.prepare import Coverage, prepare, prepare_dev
 from retort.distillation.result import Trained, publish_student, teacher_of
 from retort.distillation.student import initial_student
 from retort.distillation.training_set import TrainingSet
-from retort.errors import ConfigError, IncompatibleError, StorageError
+from retort.errors import ConfigError, StorageError
 from retort.models.backend import pick_device, pick_precision
 from retort.models.dual_encoder import DualEncoder
 from retort.models.imports import encoder_artefact
@@ -44,6 +46,8 @@ __all__ = ["DistilConfig", "distil"]
 log = logging.getLogger(__name__)
 
 COSINE_TEMPERATURE = 0.05
+LITTLE_SEEN = 0.75
+"""Share of the teacher's words below which it is said that the student reads little of them."""
 
 
 REFERENCES = (("base", "encoder"), ("start", "encoder"), ("corpus", "corpus"), ("queries", "queries"), ("judgements", "judgements"),
@@ -58,8 +62,9 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
 
     Raises:
         NotFoundError: an input is not in the store.
-        IncompatibleError: the judgements are of another corpus or other queries.
-        InputError: nothing to learn from, no hard negatives where some are asked for, or the teacher failed its audit.
+        IncompatibleError: the judgements, candidates or embeddings are of another corpus or other queries.
+        InputError: nothing to learn from, fewer hard negatives than asked for, maps of words that the student does not read,
+            or the teacher failed its audit.
         PolicyError: an input brings a licence or personal data that the policy forbids.
         ModelError: the base cannot be trained so (layers, tokenizer).
         NotFiniteError: the loss became infinite or not a number; the last checkpoint is kept.
@@ -71,7 +76,7 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
         reference = getattr(config, role)
         if reference is not None:
             inputs[role] = encoder_artefact(reference, store) if kind == "encoder" else store.get(reference, kind)
-    _check_bound(inputs)
+    check_bound(inputs)
     if "teacher_audit" in inputs:
         require_passed(inputs["teacher_audit"], *teacher_of(inputs["judgements"]))
     enforce(config.policy, inputs)
@@ -83,19 +88,6 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
         return done
     with draft:
         return draft.published or _distil(config, draft, inputs, progress)
-
-
-def _check_bound(inputs: Mapping[str, Artefact]) -> None:
-    """Refuse judgements about other texts."""
-    judgements = inputs["judgements"]
-    theirs = {record.role: record for record in judgements.manifest.inputs}
-    for role in ("corpus", "queries"):
-        record = theirs.get(role)
-        if record is not None and record.digest != inputs[role].digest:
-            raise IncompatibleError(
-                f"{judgements} is about {role} {record.name} ({record.digest[:12]}), this run has {inputs[role].name} "
-                f"({inputs[role].digest[:12]}). Name the {role} that were judged, or score candidates of these."
-            )
 
 
 def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], progress: Progress) -> Artefact:
@@ -113,6 +105,7 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
         f"Distilling from {coverage.labelled} labelled and {coverage.unlabelled} unlabelled queries: {course.steps} steps of "
         f"{course.batch_queries} queries; {coverage.dropped_negatives} candidates dropped as false negatives."
     )
+    _say_what_is_short(config, coverage, progress)
     with tempfile.TemporaryDirectory(prefix="retort-") as folder:
         checkpoint = _train(config, draft, inputs, course, Path(folder) / "checkpoint", progress)
         state = json.loads((checkpoint / "state.json").read_text())
@@ -120,6 +113,18 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
     return publish_student(
         config, draft, inputs, Trained(student, reader, state, course, coverage, filtered, dev), progress
     )
+
+
+def _say_what_is_short(config: DistilConfig, coverage: Coverage, progress: Progress) -> None:
+    judged = coverage.labelled + coverage.unlabelled - coverage.without_judgements
+    if coverage.short_of_negatives:
+        progress.say(
+            f"{coverage.short_of_negatives} of {judged} judged queries have fewer than the {config.negatives} hard negatives asked for; they take what they have."
+        )
+    if coverage.words_seen_share is not None and coverage.words_seen_share < LITTLE_SEEN:
+        progress.say(
+            f"The student reads {coverage.words_seen_share:.0%} of the passage words that the teacher's maps are about; raise max_passage_tokens to learn from more."
+        )
 
 
 def _training_data(
@@ -147,6 +152,7 @@ def _training_data(
             passage_vectors=stored_vectors(inputs["embeddings"], reader.dimension) if "embeddings" in inputs else None,
             similar=config.similar > 1,
         )
+        coverage.words_seen_share = words_seen_share(data, judgements, config.max_passage_tokens)
         dev = None
         if "dev_queries" in inputs:
             dev = prepare_dev(

@@ -14,18 +14,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from retort.distillation.dev_pool import DevPool
+from retort.distillation.neighbours import neighbour_vectors
 from retort.distillation.training_set import Texts, TrainingSet, lists_of
 from retort.errors import InputError
 from retort.models.dual_encoder import DualEncoder, Side
 from retort.models.judgements import JudgedGroup, Judgements
 from retort.store import Artefact
 
-__all__ = ["Coverage", "KnownPassages", "KnownQueries", "prepare", "prepare_dev", "stored_vectors"]
+__all__ = ["Coverage", "KnownPassages", "KnownQueries", "prepare", "prepare_dev"]
 
 TEXTS_AT_ONCE = 8192
 
@@ -69,8 +68,9 @@ class Coverage:
     left_out: int = 0  # neither labelled nor judged, or not wanted
     dropped_negatives: int = 0
     hard_negatives: int = 0
-    short_of_negatives: int = 0  # queries with fewer candidates than a list takes
+    short_of_negatives: int = 0  # judged queries with fewer candidates left than a list takes
     word_maps: int = 0
+    words_seen_share: float | None = None  # of the passage words in the teacher's maps, what the student reads too
     passages: int = 0
 
     def as_metrics(self) -> dict[str, Any]:
@@ -108,10 +108,17 @@ def prepare(
         similar: whether neighbours are to be found at all.
 
     Raises:
-        InputError: nothing to learn from, or not one hard negative where some are asked for.
+        InputError: nothing to learn from, judgements of other queries, fewer hard negatives than asked for, or word maps
+            of other parts of the passages than the student reads.
+        NotFoundError: a judged passage is not in the corpus.
     """
     coverage = Coverage()
     places_of = {query: place for place, query in enumerate(judgements.query_ids)}
+    if places_of and places_of.keys().isdisjoint(queries.ids):
+        raise InputError(
+            f"Not one of the {len(places_of)} judged queries is among the {len(queries.ids)} training queries, such as {queries.ids[0]!r}; "
+            f"judged were such as {judgements.query_ids[0]!r}. Score candidates of the training queries."
+        )
     rows: dict[str, int] = {}
 
     def rows_of(ids: Iterable[str]) -> list[int]:
@@ -162,12 +169,18 @@ def prepare(
             "Give labelled queries, or score candidates with a teacher first."
         )
     coverage.hard_negatives = sum(len(entry) for entry in pool)
-    coverage.short_of_negatives = sum(len(entry) < negatives for entry in pool)
+    sizes = [len(entry) for entry, group in zip(pool, groups, strict=True) if group >= 0]
+    coverage.short_of_negatives = sum(size < negatives for size in sizes)
     coverage.passages = len(rows)
     if negatives and not coverage.hard_negatives:
         raise InputError(
             f"{negatives} hard negatives per query are asked for, but the judgements leave none ({coverage.dropped_negatives} "
             "were dropped as false negatives). Mine more candidates, loosen the filter, or set negatives to 0."
+        )
+    if max(sizes, default=negatives) < negatives:
+        raise InputError(
+            f"{negatives} hard negatives per query are asked for, but no judged query has more than {max(sizes)} "
+            f"({coverage.dropped_negatives} were dropped as false negatives). Mine and score more candidates, or lower negatives to {max(sizes)}."
         )
     query_texts = [queries.texts[i] for i in chosen]
     ids = list(rows)
@@ -185,7 +198,7 @@ def prepare(
             trust=_flat(trust, np.float32),
             places=_flat(places, np.int32),
             groups=np.array(groups, dtype=np.int64),
-            vectors=_neighbour_vectors(encoder, query_texts, positives, ids, passage_vectors) if similar else None,
+            vectors=neighbour_vectors(encoder, query_texts, positives, ids, passage_vectors) if similar else None,
         ),
         coverage,
     )
@@ -256,53 +269,6 @@ def _tokenise(encoder: DualEncoder, batches: Iterable[Sequence[str]], side: Side
             tokens.extend(np.array(ids, dtype=np.int32) for ids in encoder.tokenize(texts, side))
     nothing = np.zeros(0, dtype=np.int32)
     return Texts(tokens=lists_of(tokens), words=lists_of(ranges if words else [nothing] * len(tokens)))
-
-
-def _neighbour_vectors(
-    encoder: DualEncoder,
-    texts: Sequence[str],
-    positives: Sequence[Sequence[int]],
-    ids: Sequence[str],
-    passage_vectors: Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]] | None,
-) -> NDArray[np.float32]:
-    """[queries, dim] of length 1: the query, plus its first positive where passage vectors are at hand."""
-    vectors = encoder.encode(texts, "query")
-    if passage_vectors is not None:
-        firsts = {i: ids[rows[0]] for i, rows in enumerate(positives) if rows}
-        known = passage_vectors(sorted(set(firsts.values())))
-        for i, passage in firsts.items():
-            if passage in known:
-                vectors[i] += known[passage]
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.maximum(lengths, 1e-9)
-    return unit
-
-
-def stored_vectors(
-    embeddings: Artefact, dimension: int
-) -> Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]]:
-    """Look passages up in an embeddings artefact.
-
-    Raises:
-        InputError: its vectors have another length than the base's.
-    """
-
-    def look_up(ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
-        found: dict[str, NDArray[np.float32]] = {}
-        wanted = pa.array(ids, pa.string())
-        for part in embeddings.parts():
-            table = embeddings.part(part, columns=["passage_id", "vector"])
-            table = table.filter(pc.is_in(table.column("passage_id"), value_set=wanted))
-            for name, vector in zip(table.column("passage_id").to_pylist(), table.column("vector"), strict=True):
-                found[name] = np.asarray(vector.values, dtype=np.float32)
-        wrong = next((len(vector) for vector in found.values() if len(vector) != dimension), None)
-        if wrong is not None:
-            raise InputError(
-                f"{embeddings} holds vectors of {wrong} numbers, the base encoder makes {dimension}. Name embeddings of that base."
-            )
-        return found
-
-    return look_up
 
 
 def _flat(parts: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:

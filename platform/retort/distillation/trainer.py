@@ -144,6 +144,7 @@ class DistilTrainer:
             "examples_per_s": course.batch_queries / seconds,
             "tokens_per_s": given.tokens / seconds,
             "wait_s": waited,
+            "wait_share": waited / seconds,
             "flag": raised,
         }
 
