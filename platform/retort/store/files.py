@@ -117,6 +117,9 @@ class FileArea:
 
     def list(self, below: str = "") -> list[FileInfo]:
         """All complete files below a folder, sorted by path; empty where there is no such folder."""
+        if self.is_local:
+            with storage_errors(f"list {self.full(below)}"):
+                return sorted(_complete_files(self.root, self.root / below), key=lambda item: item.path)
         filesystem, base = self._filesystem()
         start = f"{base}/{below}".rstrip("/")
         with storage_errors(f"list {self.full(below)}"):
@@ -125,7 +128,7 @@ class FileArea:
         found = [
             FileInfo(info.path[len(base) :].lstrip("/"), info.size)
             for info in infos
-            if info.type == pafs.FileType.File and TEMPORARY not in info.base_name and "#" not in info.base_name
+            if info.type == pafs.FileType.File and _is_complete(info.base_name)
         ]
         return sorted(found, key=lambda item: item.path)
 
@@ -235,3 +238,24 @@ class FileArea:
                 shutil.rmtree(target, ignore_errors=True)
             elif filesystem.get_file_info(target).type == pafs.FileType.Directory:
                 filesystem.delete_dir(target)
+
+
+def _is_complete(name: str) -> bool:
+    """Whether this is not the name that we, or obstore, give a file until it is whole."""
+    return TEMPORARY not in name and "#" not in name
+
+
+def _complete_files(root: Path, folder: Path) -> Iterator[FileInfo]:
+    """Files below a local folder. What goes while we look was never there: pyarrow's listing fails on it."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                yield from _complete_files(root, Path(entry.path))
+            elif _is_complete(entry.name) and entry.is_file():
+                yield FileInfo(Path(entry.path).relative_to(root).as_posix(), entry.stat().st_size)
+        except FileNotFoundError:
+            continue

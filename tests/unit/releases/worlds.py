@@ -97,6 +97,16 @@ def passages(numbers, version=0):
     return [(f"p{n:03d}", f"{WORDS[n % 13]} {WORDS[(n // 13) % 13]} number {n} of version {version}") for n in numbers]
 
 
+def version_of(number):
+    """Passages of the `number`-th version of a corpus: a little changes from each to the next."""
+    gone = {(7 * step) % 80 for step in range(number)}
+    listed = [(id_, text) for id_, text in passages(range(80)) if int(id_[1:]) not in gone]
+    edited = [
+        (id_, f"{text} edited in {number}") if int(id_[1:]) % 20 == number % 20 else (id_, text) for id_, text in listed
+    ]
+    return edited + passages(range(100, 100 + 2 * number))
+
+
 def answers(store, name="live", k=8):
     """Passage ids that the release answers a few queries with."""
     release = load_release(store, name)

@@ -51,3 +51,27 @@ def test_put_if_absent_lets_exactly_one_process_win(tmp_path):
 def test_reading_what_is_not_there_names_it(tmp_path):
     with pytest.raises(NotFoundError, match=r"gone\.txt is not there"):
         FileArea(str(tmp_path)).read("gone.txt")
+
+
+def test_a_file_that_goes_while_the_folder_is_listed_is_no_error(tmp_path):
+    """Another process renames its unfinished file away, or a pointer is trimmed, between looking at the names and at the files."""
+    import threading
+
+    area = FileArea(str(tmp_path))
+    area.write_bytes("kept/a.json", b"{}")
+    ended = threading.Event()
+
+    def coming_and_going():
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / "kept" / f"{number}.json#1").write_bytes(b"")
+            for number in range(20):
+                (tmp_path / "kept" / f"{number}.json#1").unlink()
+
+    thread = threading.Thread(target=coming_and_going)
+    thread.start()
+    try:
+        assert all([item.path for item in area.list()] == ["kept/a.json"] for _ in range(300))
+    finally:
+        ended.set()
+        thread.join()
