@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retort.errors import BusyError
+from retort.errors import BusyError, StorageError
 from retort.store.pointers import Pointer
 
 log = logging.getLogger(__name__)
@@ -92,5 +92,15 @@ def lease(pointer: Pointer, purpose: str, *, ttl_s: float = LEASE_S) -> Iterator
         done.set()
         thread.join(timeout=10)
         if not lost.is_set():
-            pointer.swap(version[0], claim(released=True))
-            pointer.trim(1)
+            _release(pointer, version[0], claim(released=True))
+
+
+def _release(pointer: Pointer, version: int, value: dict[str, Any]) -> None:
+    try:
+        pointer.swap(version, value)
+        pointer.trim(1)
+    except StorageError as error:
+        # A full disk, most likely: it must neither hide what the holder has to say nor keep the lease. Deleting needs no room.
+        log.warning("could not write that the lease is over, so it is deleted: %s", error)
+        for number in pointer.versions():
+            pointer.area.delete(f"{number:08d}.json")

@@ -1,0 +1,59 @@
+"""Out of disk in the middle of a re-index: nothing is published, the release stays, and it goes on when there is room."""
+
+import os
+import subprocess
+from contextlib import suppress
+
+import pytest
+
+import retort.releases.reindex as module
+from retort.errors import StorageError
+from retort.indexing.search import ShardedIndex
+from retort.releases.reindex import ReindexConfig, reindex
+from retort.releases.release import load_release
+from retort.store import open_store
+
+from .worlds import answers, new_corpus
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store on a file system of four mebibytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield open_store(str(folder / "store"))
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("step", ["embed", "delta_index", "index", "promote"])
+def test_a_full_disk_publishes_nothing_and_the_next_run_finishes(store, world, monkeypatch, step):
+    corpus = new_corpus(store, range(3, 400))
+    before = answers(store)
+    filler = store.area.root.parent / "filler"
+    real = getattr(module, step)
+
+    def full(*given, **named):
+        with filler.open("wb", buffering=0) as handle, suppress(OSError):
+            while True:
+                handle.write(bytes(1024))
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, step, full)
+    config = ReindexConfig(release="live", corpus=corpus.uri, compact=step == "index", compact_share=100)
+    made = len(store.list("index"))
+    with pytest.raises(StorageError, match=r"No space left on device.* Nothing was published"):
+        reindex(config)
+    assert len(store.list("index")) == made + (step == "promote")
+    release = load_release(store, "live")
+    assert release.index.digest == world.digest
+    ShardedIndex.open(release.index.find(store))
+    gone = {"p000", "p001", "p002"}  # masked before the disk was full
+    assert [[id_ for id_ in ids if id_ not in gone][:5] for ids in before] == [ids[:5] for ids in answers(store)]
+    assert not list(store.area.root.rglob("*.tmp-*"))
+    filler.unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("RETORT_CACHE", str(store.area.root.parent.parent / "cache"))
+    outcome = reindex(config.model_copy(update={"store": store.uri}))
+    assert load_release(store, "live").index.digest == outcome["index"].digest
