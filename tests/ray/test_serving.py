@@ -19,7 +19,7 @@ import yaml
 from tests.serving_world import ACTIONS, TOPICS, build_world
 
 from retort.errors import BusyError, RetortError
-from retort.serving.app import ServeConfig, serving
+from retort.serving.app import ServeConfig, build, serving
 from retort.serving.client import Client
 from retort.serving.front import check_port, free_port, haproxy_binary
 
@@ -249,6 +249,8 @@ def test_the_serve_config_that_ships_is_valid_and_builds_an_application(world, m
     config = ServeConfig.model_validate({**application.args, "store": world.store.uri, "index": "docs-index"})
     deployment = search.app(config)._bound_deployment
     assert (deployment.name, deployment.num_replicas, deployment.max_ongoing_requests) == ("search", 1, 512)
+    # As a wheel's users name it in their own file: Serve gives it the plain `args`.
+    assert build(config.model_dump())._bound_deployment.max_ongoing_requests == 512
     scattered = ServeConfig.model_validate({**config.model_dump(), "placement": "scattered", "max_replicas": 3})
     front = search.app(scattered)._bound_deployment
     shards = [argument for argument in front.init_args if isinstance(argument, Application)]

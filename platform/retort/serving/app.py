@@ -11,13 +11,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from retort.config import validated
 from retort.errors import RetortError, StorageError
 from retort.progress import QUIET, Progress
 from retort.releases.release import Release, load_release
@@ -35,8 +36,10 @@ __all__ = ["Endpoint", "ServeConfig", "build", "check_port", "release_of", "run"
 _READY_TIMEOUT_S = 120.0
 
 
-def build(config: ServeConfig) -> Application:
-    """The Ray Serve application; every setting of it comes from the config."""
+def build(config: ServeConfig | Mapping[str, Any]) -> Application:
+    """The Ray Serve application; every setting of it comes from the config (as Serve gives it: the `args` of its file)."""
+    if not isinstance(config, ServeConfig):
+        config = validated(ServeConfig, dict(config), "serve")
     from retort.serving.deployments import application
     from retort.serving.replica import ReplicaSettings, ReplicaTarget
 
