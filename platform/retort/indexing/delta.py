@@ -24,7 +24,7 @@ from retort.config import JobConfig, Ref
 from retort.errors import CorruptError, IncompatibleError, InputError
 from retort.indexing.faiss_library import faiss
 from retort.indexing.kinds import IndexPlan, empty_index, faiss_reason
-from retort.indexing.opening import verified
+from retort.indexing.opening import verified, write_faiss_file
 from retort.indexing.search import holder_of
 from retort.indexing.shards import CHECKED, check_shard, shard_name
 from retort.indexing.vectors import EmbeddingFacts, VectorStore, as_float32, facts
@@ -227,7 +227,7 @@ def _write_shard(
     shares: list[float] = []
 
     def fill(target: Path) -> None:
-        faiss.write_index(index, str(target))
+        write_faiss_file(index, target)
         shares.append(check_shard(target, name, plan, vectors.rows(rows[asked]), asked, len(rows)))
 
     draft.write_with(name, fill)

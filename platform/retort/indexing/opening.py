@@ -7,6 +7,7 @@ version of the file. Every kind but fast-scan is then mapped: replicas on one ma
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import logging
@@ -30,7 +31,7 @@ from retort.indexing.vectors import VectorStore
 from retort.store import Artefact, cache_root
 from retort.store.files import storage_errors
 
-__all__ = ["Shard", "exact_scores", "open_faiss_file", "verified"]
+__all__ = ["Shard", "exact_scores", "open_faiss_file", "verified", "write_faiss_file"]
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,15 @@ def open_faiss_file(path: Path, what: str) -> Any:
         return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise CorruptError(f"{what}: FAISS {faiss.__version__} cannot read {path}: {faiss_reason(error)}.") from None
+
+
+def write_faiss_file(index: Any, path: Path) -> None:
+    """Write a FAISS file. OSError where FAISS could not, such as on a full disk."""
+    try:
+        faiss.write_index(index, os.fspath(path))
+    except RuntimeError as error:
+        code = errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
+        raise OSError(code, faiss_reason(error)) from None
 
 
 class Shard:

@@ -22,7 +22,7 @@ from retort.errors import CorruptError, InputError
 from retort.indexing.faiss_library import faiss
 from retort.indexing.kinds import IndexPlan, empty_index, faiss_reason
 from retort.indexing.merge import merge_shards
-from retort.indexing.opening import Shard
+from retort.indexing.opening import Shard, write_faiss_file
 from retort.indexing.vectors import EmbeddingFacts, read_part
 from retort.store import Artefact, Draft
 
@@ -173,7 +173,7 @@ class ShardBuilder(_Reader):
         found: list[float] = []
 
         def fill(target: Path) -> None:
-            faiss.write_index(index, str(target))
+            write_faiss_file(index, target)
             positions = np.arange(0, done, every)
             found.append(check_shard(target, part, self._plan, np.concatenate(checked), positions, shard.count))
 
