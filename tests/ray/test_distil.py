@@ -199,3 +199,56 @@ def test_a_smaller_student_of_a_later_round_is_measured_against_the_base(world: 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(world: World, tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match=r"batch \d+.*last good checkpoint is kept in .*_scratch"):
         distil(config(tmp_path, learning_rate=1e30, clip_norm=1e30))
+
+
+def search_config(tmp_path: Path, **more: Any) -> DistilConfig:
+    """A search whose first trial has a rate at which nothing is learnt."""
+    search = {
+        "trials": 3, "steps": 6, "fields": ["learning_rate", "sentence_weight"], "ranges": {"learning_rate": [1e-6, 4e-3]},
+    }  # fmt: skip
+    return config(tmp_path, epochs=2, search=search, learning_rate=1e-6, evaluate_every=8, **more)
+
+
+def test_a_small_search_finds_the_values_of_the_run(world: World, tmp_path: Path) -> None:
+    watch = Watch()
+    encoder = distil(search_config(tmp_path), watch)
+    found = encoder.metrics["search"]
+    rows = found["trials"]
+    assert [row["trial"] for row in rows] == [0, 1, 2] and found["steps"] == 6
+    assert rows[0]["values"] == {"learning_rate": 1e-6, "sentence_weight": 0.5}
+    assert {row["history"][0]["step"] for row in rows} == {2}, "every trial gets to the first rung"
+    whole = [row for row in rows if row["history"][-1]["step"] == 6]
+    best = max(whole, key=lambda row: row["mrr10"])
+    assert found["values"] == best["values"] and found["trial"] == best["trial"] != 0
+    assert watch.by_task["searching weights, temperatures and rate"] == len(whole)
+    assert any("is the best on the dev pool" in line for line in watch.said)
+    card = encoder.local("README.md").read_text()
+    assert "a search of 3 short trials" in card and "| 0 | 1e-06 | 0.5 |" in card
+    logs = encoder.store_area().root / "logs" / "encoder" / encoder.key[:16] / "training.jsonl"
+    rates = [json.loads(line).get("learning_rate", 0) for line in logs.read_text().splitlines()]
+    assert max(rates) == pytest.approx(found["values"]["learning_rate"], rel=1e-6), "the run has what was found"
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_finds_the_same(world: World, other_store: str, tmp_path: Path) -> None:
+    unbroken = distil(search_config(tmp_path))
+    settings = search_config(tmp_path, store=other_store)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, settings.model_dump_json()],
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 400
+    rows: list[Path] = []
+    while len(rows) < 2:
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline, "no rows in time"
+        time.sleep(0.05)
+        rows = list(Path(other_store).glob("encoder/*/_scratch/**/_search/trial-*.json"))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    first = rows[0].parent / "trial-000.json"
+    before = first.stat().st_mtime_ns
+    seen: list[int] = []
+    resumed = distil(settings, Watch(lambda: seen.append(first.stat().st_mtime_ns) if first.exists() else None))
+    assert seen and set(seen) == {before}, "a trial that ended is not tried again"
+    assert resumed.metrics["search"] == unbroken.metrics["search"] and resumed.digest == unbroken.digest

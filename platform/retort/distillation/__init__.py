@@ -5,5 +5,6 @@ gather.py, caching.py      negatives of other workers, large batches in little m
 training_set.py, batches.py, collate.py   from tokenised texts to the tensors of one rank's share of one step
 prepare.py, checks.py, neighbours.py   from artefacts to the training set
 trainer.py, loop.py        one worker's training, and its shell on Ray Train
+search_space.py, sweep.py  a small search for weights, temperatures and rate, on Ray Tune
 config.py, student.py, dev_pool.py, card.py, distil.py   the step: DistilConfig, distil(config) -> encoder
 """

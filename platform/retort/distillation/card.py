@@ -23,7 +23,7 @@ def model_card(student: DualEncoder, facts: CardFacts, audited: Mapping[str, Any
         "Audit": audit_section(audited)
         if audited
         else "The teacher was not audited, so nothing is known of its biases.",
-        "Training": settings_table(facts.config),
+        "Training": settings_table(facts.config) + _search(facts.metrics.get("search")),
         "Data and teacher": lineage_table(facts.inputs, deeper=True),
     }
     limits = (
@@ -50,6 +50,28 @@ def _usage(student: DualEncoder) -> str:
         '```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("path/to/this/folder")\n'
         f"scores = {query} @ {passage}.T\n```"
     )
+
+
+def _search(found: Mapping[str, Any] | None) -> str:
+    """What the search tried; the settings above are those that it began with."""
+    if found is None:
+        return ""
+    names = list(found["values"])
+    lines = [
+        f"\n\nOf these, a search of {len(found['trials'])} short trials of {found['steps']} steps at most replaced the following by those of trial "
+        f"{found['trial']}, the best on the dev pool. Trial 0 has the settings above.\n",
+        f"| trial | {' | '.join(names)} | steps | MRR@10 |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for row in found["trials"]:
+        values = " | ".join(f"{row['values'][name]:.4g}" for name in names)
+        steps, figure = (
+            (row["history"][-1]["step"], f"{row['mrr10']:.4f}")
+            if row["history"]
+            else (0, "not finite" if row["diverged"] else "")
+        )
+        lines.append(f"| {row['trial']} | {values} | {steps} | {figure} |")
+    return "\n".join(lines)
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from retort.config import JobConfig, Ref, plain
+from retort.distillation.search_space import SearchSettings
 from retort.mining.filtering import FilterSettings
 from retort.store import Policy
 
@@ -115,6 +116,12 @@ class DistilConfig(JobConfig):
         "auto", description="Of matrix products; auto: what is faster on this machine."
     )
 
+    # Finding weights, temperatures and rate
+    search: SearchSettings = Field(
+        default_factory=lambda: SearchSettings.model_validate({}),
+        description="A small search for loss weights, temperatures and learning rate before the run; off unless search.trials is given.",
+    )
+
     # Choosing the best checkpoint
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between evaluations on the dev pool. Default: at half time and at the end."
@@ -139,12 +146,23 @@ class DistilConfig(JobConfig):
         default_factory=Policy, description="Licences and personal data that base, teacher and data may bring along."
     )
 
+    def identity(self) -> dict[str, Any]:
+        """As every job's; a search that is off does not make another encoder."""
+        values = super().identity()
+        if not self.search.trials:
+            del values["search"]
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> DistilConfig:
         if not (self.contrastive_weight or self.sentence_weight or self.word_weight):
             raise ValueError("all three loss weights are 0; give at least one of them a weight")
         if self.dev_candidates is not None and self.dev_queries is None:
             raise ValueError("dev_candidates are given without dev_queries; give both, or neither")
+        if self.search.trials and self.dev_queries is None:
+            raise ValueError(
+                "search.trials are given without dev_queries, by which trials are judged; give dev_queries"
+            )
         if self.batch_queries < self.resources.workers:
             raise ValueError(
                 f"batch_queries is {self.batch_queries}, fewer than the {self.resources.workers} workers; each needs one query at least"

@@ -13,8 +13,9 @@ import logging
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -30,7 +31,7 @@ from retort.distillation.prepare import Coverage, prepare, prepare_dev
 from retort.distillation.result import Trained, publish_student, teacher_of
 from retort.distillation.student import initial_student
 from retort.distillation.training_set import TrainingSet
-from retort.errors import ConfigError, StorageError
+from retort.errors import ConfigError, InputError, StorageError
 from retort.models.backend import pick_device, pick_precision
 from retort.models.dual_encoder import DualEncoder
 from retort.models.imports import encoder_artefact
@@ -101,17 +102,23 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
         reader = DualEncoder.load(start.local(), max_tokens=limits)
     data, dev, coverage, filtered = _training_data(config, draft, inputs, reader, progress)
     course = _course(config, data, student)
+    settings = _loop_settings(config, draft, inputs)
+    searched = None
+    if config.search.trials:
+        course, searched = _searched(config, settings, course, draft, dev, progress)
     progress.say(
         f"Distilling from {coverage.labelled} labelled and {coverage.unlabelled} unlabelled queries: {course.steps} steps of "
         f"{course.batch_queries} queries; {coverage.dropped_negatives} candidates dropped as false negatives."
     )
     _say_what_is_short(config, coverage, progress)
     with tempfile.TemporaryDirectory(prefix="retort-") as folder:
-        checkpoint = _train(config, draft, inputs, course, Path(folder) / "checkpoint", progress)
+        checkpoint = _train(
+            config, draft, {**settings, "course": asdict(course)}, Path(folder) / "checkpoint", progress
+        )
         state = json.loads((checkpoint / "state.json").read_text())
         student.model.load_state_dict(load_file(checkpoint / "best.safetensors"))
     return publish_student(
-        config, draft, inputs, Trained(student, reader, state, course, coverage, filtered, dev), progress
+        config, draft, inputs, Trained(student, reader, state, course, coverage, filtered, dev, searched), progress
     )
 
 
@@ -179,28 +186,50 @@ def _last_threshold(inputs: Mapping[str, Artefact]) -> float | None:
     return audit.get("threshold") if isinstance(audit, dict) else None
 
 
-def _train(
-    config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], course: Course, into: Path, progress: Progress
-) -> Path:
-    """Run the loop; return the folder of its last checkpoint."""
-    from retort.distillation.loop import teach_student  # Ray: only where work is done
-    from retort.distillation.records import Records
-    from retort.runtime.loop import run_training
-
-    settings = {
+def _loop_settings(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact]) -> dict[str, Any]:
+    """What `loop.teach_student` is told, but for the course."""
+    return {
         "start": inputs.get("start", inputs["base"]),
         "layers": config.layers,
         "frozen": list(config.frozen),
         "dropout": config.dropout,
-        "course": asdict(course),
         "area": draft.area,
         "judgements": inputs["judgements"] if config.word_weight > 0 else None,
         "checkpoint_steps": config.checkpoint_steps,
         "checkpoint_minutes": config.checkpoint_minutes,
     }
+
+
+def _searched(
+    config: DistilConfig,
+    settings: Mapping[str, Any],
+    course: Course,
+    draft: Draft,
+    dev: DevPool | None,
+    progress: Progress,
+) -> tuple[Course, dict[str, Any]]:
+    """The course with the values that the search found, and what it tried."""
+    from retort.distillation.sweep import search  # Ray: only where work is done
+
+    if dev is None:
+        raise InputError(
+            "search.trials are asked for, but not one of the dev queries has a passage labelled relevant to judge trials by. Give labelled dev_queries."
+        )
+    found = search(config.search, settings, course, config.resources, draft, progress, config.max_failures)
+    values = ", ".join(f"{name} {value:.4g}" for name, value in found["values"].items())
+    progress.say(f"Trial {found['trial']} of {len(found['trials'])} is the best on the dev pool: {values}.")
+    return replace(course, **found["values"]), found
+
+
+def _train(config: DistilConfig, draft: Draft, settings: Mapping[str, Any], into: Path, progress: Progress) -> Path:
+    """Run the loop; return the folder of its last checkpoint."""
+    from retort.distillation.loop import teach_student  # Ray: only where work is done
+    from retort.distillation.records import Records
+    from retort.runtime.loop import run_training
+
     logs = draft.store_area.root if draft.store_area.is_local else cache_root()
     with (
-        progress.task("distilling", course.steps) as task,
+        progress.task("distilling", settings["course"]["steps"]) as task,
         Records(logs / "logs" / "encoder" / draft.key[:16], task) as records,
     ):
         try:

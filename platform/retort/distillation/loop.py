@@ -33,7 +33,7 @@ def teach_student(settings: dict[str, Any], link: WorkerLink) -> None:
 
     `settings`: start (encoder artefact), layers, frozen (patterns), dropout (None: the model's own), course (fields of
     Course), area (the draft's FileArea), judgements (artefact; None without word level), checkpoint_steps,
-    checkpoint_minutes.
+    checkpoint_minutes; evaluate_first (default True): look at the dev pool before the first step too.
     """
     course = Course(**settings["course"])
     folder = _local_data(settings["area"])
@@ -57,13 +57,13 @@ def teach_student(settings: dict[str, Any], link: WorkerLink) -> None:
         with link.restored() as checkpoint:
             if checkpoint is not None:
                 trainer.load(checkpoint)
+        if trainer.has_dev and not trainer.state.history and settings.get("evaluate_first", True):
+            link.report({"step": trainer.state.step, "mrr10": trainer.evaluate()})
         _run(trainer, course, link, settings["checkpoint_steps"], settings["checkpoint_minutes"] * 60)
 
 
 def _run(trainer: DistilTrainer, course: Course, link: WorkerLink, every_steps: int | None, every_s: float) -> None:
     state = trainer.state
-    if trainer.has_dev and not state.history:
-        link.report({"step": state.step, "mrr10": trainer.evaluate()})
     saved_at, saved = time.monotonic(), False
     while not trainer.finished:
         # Rank 0's clock decides for all: every worker must save at the same step.

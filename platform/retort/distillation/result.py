@@ -34,6 +34,7 @@ class Trained:
     coverage: Coverage
     filtered: FalseNegativeFilter
     dev: DevPool | None
+    searched: Mapping[str, Any] | None = None  # what the search found and tried
 
 
 def teacher_of(judgements: Artefact) -> tuple[str, str]:
@@ -58,6 +59,8 @@ def publish_student(
     audited = _audited(config, inputs, trained, progress)
     if audited is not None:
         metrics["lost_slices"] = [f"{row['by']} {row['label']}" for row in audited["lost"]]
+    if trained.searched is not None:
+        metrics["search"] = trained.searched
     provenance = inherited(inputs.values())
     facts = CardFacts(
         draft.name, inputs, config.identity(), metrics, provenance["licences"], provenance["personal_data"]

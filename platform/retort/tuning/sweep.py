@@ -8,13 +8,9 @@ Neighbours: `ladder.py` says which rate is next, `tune.py` runs at the one that 
 
 from __future__ import annotations
 
-import base64
 import json
-import logging
-import os
-import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,10 +20,10 @@ from ray.tune.search import Searcher
 
 from retort.errors import RetortError, StorageError
 from retort.progress import QUIET_TASK, Progress, Task
-from retort.resources import Resources, limit_threads
+from retort.resources import Resources
 from retort.runtime.connecting import connected
 from retort.runtime.loop import WorkerLink
-from retort.runtime.stages import check_fits
+from retort.runtime.trials import error_of, last_words, run_trials, told
 from retort.store import Draft, cache_root
 from retort.store.files import FileArea
 from retort.teaching.trainer import NotFiniteError
@@ -71,34 +67,22 @@ def _fit(
     task: Task,
     max_failures: int,
 ) -> None:
-    allotment = resources.resolve()
-    check_fits(1, allotment.cpus_per_worker, allotment.gpus_per_worker)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints its tables at any verbosity
-    given = {**settings, "threads": allotment.threads}
-    trial: Callable[..., None] = ray.tune.with_resources(
-        ray.tune.with_parameters(_trial, given=given),
-        {"CPU": allotment.cpus_per_worker, "GPU": allotment.gpus_per_worker},
+    results = run_trials(
+        _trial,
+        settings,
+        resources,
+        task=task,
+        scratch=draft.scratch("_tune"),
+        name="sweep",
+        max_failures=max_failures,
+        search_alg=ladder,
+        num_samples=-1,
     )
-    results = ray.tune.Tuner(
-        trial,
-        tune_config=ray.tune.TuneConfig(
-            search_alg=ladder, num_samples=-1, max_concurrent_trials=allotment.workers, reuse_actors=True
-        ),
-        run_config=ray.tune.RunConfig(
-            name="sweep",
-            storage_path=draft.scratch("_tune"),
-            failure_config=ray.tune.FailureConfig(max_failures=max_failures),
-            verbose=0,
-            callbacks=[_Tell(task)],
-        ),
-    ).fit()
     if ladder.error is not None:
         raise ladder.error
     if ladder.lost:
-        lines = [line.strip() for error in results.errors for line in str(error).splitlines() if line.strip()]
         raise StorageError(
-            f"A trial of the sweep failed more than {max_failures} times: {lines[-1] if lines else 'it left no result'}. Finished trials "
+            f"A trial of the sweep failed more than {max_failures} times: {last_words(results)}. Finished trials "
             f"are kept in {draft.scratch(FOLDER)}; run the same command to go on."
         )
 
@@ -143,9 +127,9 @@ class _Ladder(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         rate = self._pending.pop(trial_id)
-        told = (result or {}).get("error")
-        if told:
-            self.error = pickle.loads(base64.b64decode(told))  # bytes of our own worker over Ray's transport
+        own = error_of(result)
+        if own is not None:
+            self.error = own
         elif error or not self._known.area.exists(_row_path(rate)):
             self.lost = True
         else:
@@ -153,7 +137,7 @@ class _Ladder(Searcher):
             self._task.update(1)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As _Tell.
+        # Ray Tune stores its searcher; a terminal cannot be stored, and nobody reads this copy.
         return _Ladder, (self._settings, self._known, QUIET_TASK)
 
     def save(self, checkpoint_path: str) -> None:
@@ -162,23 +146,6 @@ class _Ladder(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """As `save`."""
-
-
-class _Tell(ray.tune.Callback):
-    """Passes what trials report on to the user's progress."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Ray Tune stores its callbacks; a terminal cannot be stored, and nobody reads this copy.
-        return _Tell, (QUIET_TASK,)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        if result.get("note"):
-            self._task.update(0, note=str(result["note"]))
 
 
 class _TrialLink(WorkerLink):
@@ -204,7 +171,6 @@ class _TrialLink(WorkerLink):
 def _trial(config: dict[str, Any], given: dict[str, Any]) -> None:
     """One rate, in a process of its own."""
     rate, area = float(config["rate"]), given["area"]
-    limit_threads(given["threads"])
     # Checkpoints of a trial stay on its machine: should it be lost, the trial begins anew elsewhere.
     folder = (area.root / FOLDER if area.is_local else cache_root() / "sweep" / area.uri.rsplit("/", 1)[-1]) / _name(
         rate
@@ -217,7 +183,7 @@ def _trial(config: dict[str, Any], given: dict[str, Any]) -> None:
     except NotFiniteError as error:
         diverged = str(error)
     except RetortError as error:
-        ray.tune.report({"error": base64.b64encode(pickle.dumps(error)).decode()})
+        ray.tune.report(told(error))
         return
     row = trial_row(rate, course["steps"], Outcome.of(folder, given) if diverged is None else None, diverged)
     area.write_bytes(_row_path(rate), json.dumps(row, ensure_ascii=False).encode())
