@@ -32,7 +32,7 @@ slow: install
 
 # The quick mode of every benchmark; they need ../shared/data, which is not part of the project.
 bench: install
-	@cd $(CURDIR) && for name in tuning; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	@cd $(CURDIR) && for name in teaching tuning; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(CURDIR)/.retort

@@ -100,6 +100,38 @@ class Report:
         }
 
 
+class Stages:
+    """Each stage writes what it found to a file of its own, so that a run that was interrupted goes on; the report is put together from these."""
+
+    def __init__(self, benchmark: str, args: argparse.Namespace) -> None:
+        self._mode, self._only, self._again = "quick" if args.quick else "full", args.only, args.again
+        self._folder = Path(args.store) / f"{benchmark}-{self._mode}"
+        self.report = Report(self._mode)
+
+    @staticmethod
+    def options(parser: argparse.ArgumentParser) -> None:
+        """For `arguments`."""
+        parser.add_argument(
+            "--only", nargs="+", default=[], metavar="STAGE", help="measure only these, and what is kept"
+        )
+        parser.add_argument("--again", nargs="+", default=[], metavar="STAGE", help="measure these anew")
+
+    def run(self, name: str, work: Callable[[Report], None]) -> None:
+        """Do the stage, or take what an earlier run found; left out where --only names others and nothing is kept."""
+        kept = self._folder / f"{name}.json"
+        if not kept.exists() or name in self._again:
+            if self._only and name not in self._only:
+                return
+            console.print(f"[bold]{name}[/bold]")
+            part = Report(self._mode)
+            work(part)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps({"rows": [asdict(row) for row in part.rows], "details": part.details}))
+        found: dict[str, Any] = json.loads(kept.read_text())
+        self.report.rows += [Row(**row) for row in found["rows"]]
+        self.report.details |= found["details"]
+
+
 def arguments(description: str, extra: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
     """`--quick` and `--json`, and where the benchmark's artefacts are kept between runs."""
     parser = argparse.ArgumentParser(description=description)

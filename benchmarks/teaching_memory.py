@@ -7,9 +7,11 @@ A process of its own, so that nothing that another row left behind is counted.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +22,8 @@ import pyarrow as pa
 from retort.resources import gentle_threads
 
 PER_QUERY = 8
+VOCABULARY = 20_000
+WORD = re.compile(r"[a-z]{2,}")
 INTERVAL_S = 1.0
 
 
@@ -47,6 +51,7 @@ class Watcher(threading.Thread):
 
 def main() -> None:
     gentle_threads()
+    from retort.corpus.lookup import Passages
     from retort.corpus.queries import QuerySet
     from retort.models.fakes import tiny_cross_encoder
     from retort.store import open_store
@@ -74,7 +79,10 @@ def main() -> None:
     watcher = Watcher()
     watcher.start()
     with tempfile.TemporaryDirectory(dir=Path(store.uri)) as scratch:
-        teacher = tiny_cross_encoder(Path(scratch) / "teacher", max_tokens=128)
+        # The corpus's own words as single tokens: a tiny tokenizer would cut them into characters, and passages into windows.
+        counts = Counter(word for text in Passages.open(corpus).iter_texts() for word in WORD.findall(text.lower()))
+        words = [word for word, _ in counts.most_common(VOCABULARY)]
+        teacher = tiny_cross_encoder(Path(scratch) / "teacher", words, max_tokens=256)
         config = {"store": store.uri, "candidates": candidates.uri, "corpus": corpus.uri, "queries": queries.uri, "teacher": str(teacher), "name": f"memory-{pairs}"}  # fmt: skip
         made = score(ScoreConfig.validated(config))
     watcher.end()
