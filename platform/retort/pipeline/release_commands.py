@@ -12,8 +12,9 @@ from retort.arguments import parse
 from retort.releases.compose import next_release, read_canaries
 from retort.releases.deleting import mask_passages, read_ids
 from retort.releases.promote import Move, history, promote, release_names, rollback
-from retort.releases.release import ArtefactRef
+from retort.releases.release import ArtefactRef, load_release
 from retort.releases.stages import read_routing
+from retort.releases.usage import wait_until_served
 from retort.store import Artefact, Store, open_store
 
 
@@ -61,6 +62,7 @@ class DeleteCommand(BaseModel):
         min_length=1,
         description="Passage ids, or files of them (one a line, or JSON lines); may be given several times.",
     )
+    wait_s: float = Field(10.0, ge=0, description="Seconds to wait for replicas to follow, only to report it.")
     store: str | None = Field(None, description="Where artefacts live. Default: $RETORT_STORE, else .retort")
 
 
@@ -112,8 +114,15 @@ def run_delete(arguments: Sequence[str], console: Console) -> None:
     ids = read_ids(command.passages)
     store = open_store(command.store)
     version, masked = mask_passages(store, command.release, ids, "asked", f"deleted {len(ids):,} passages on request")
+    took = time.monotonic() - began
+    there, replicas = wait_until_served(store, load_release(store, command.release), command.wait_s)
+    if replicas:
+        console.print(
+            f"{there} of {replicas} replicas answer without them, {time.monotonic() - began:.2f} s after the start.",
+            highlight=False,
+        )
     console.print(
-        f"{len(ids):,} passages are deleted from release {command.release} since version {version}, {time.monotonic() - began:.2f} s "
+        f"{len(ids):,} passages are deleted from release {command.release} since version {version}, {took:.2f} s "
         f"after the start ({masked:,} masked in all). They stay in the store: retort purge takes them out of every version.",
         highlight=False,
     )

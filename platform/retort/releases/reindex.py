@@ -34,12 +34,16 @@ from retort.releases.deleting import mask_passages
 from retort.releases.promote import check_whole, promote
 from retort.releases.release import Release, release_at
 from retort.releases.settings import index_settings, settings_of
+from retort.releases.usage import wait_until_served
 from retort.releases.validation import check_release_canaries, compare_quality, index_recall, labelled_queries
 from retort.store import Artefact, Store, open_store
 from retort.store.locks import lease
 from retort.store.pointers import Pointer
 
 __all__ = ["ReindexConfig", "reindex", "release_lock"]
+
+ENDPOINT_WAIT_S = 10.0
+"""How long is waited for replicas to follow a deletion: to report it, the work does not depend on it."""
 
 Kind = Literal["nothing", "partial", "compact", "whole"]
 
@@ -229,7 +233,15 @@ def _mask(store: Store, name: str, work: _Work, began: float, progress: Progress
         store, name, work.changes.deleted, "gone", f"masked {count:,} passages that left the corpus", strict=False
     )
     took = time.monotonic() - began
-    progress.say(f"{count:,} deleted passages are masked since version {version}, {took:.1f} s after the start.")
+    there, replicas = wait_until_served(store, release_at(store, name)[0], ENDPOINT_WAIT_S)
+    followed = (
+        f"; {there} of {replicas} replicas answer without them after {time.monotonic() - began:.1f} s"
+        if replicas
+        else ""
+    )
+    progress.say(
+        f"{count:,} deleted passages are masked since version {version}, {took:.1f} s after the start{followed}."
+    )
 
 
 def _embed(config: ReindexConfig, work: _Work, progress: Progress) -> Artefact:

@@ -13,7 +13,7 @@ from retort.models.fakes import FakeEncoder
 from retort.releases.masks import hidden_rows, masked_ref, read_mask
 from retort.releases.promote import history, promote, release_names, rollback
 from retort.releases.release import load_release
-from retort.releases.usage import announce, in_use, withdraw
+from retort.releases.usage import announce, in_use, wait_until_served, withdraw
 
 from .worlds import release_of
 
@@ -105,3 +105,20 @@ def test_what_replicas_announce_is_in_use_until_it_runs_out(store, release):
     assert in_use(store) == set()
     store.area.write_bytes("serving/broken.json", b"{")
     assert in_use(store) == set()
+
+
+def test_a_deletion_waits_for_every_replica_to_follow(store, release):
+    promote(store, release)
+    first = load_release(store, "live")
+    assert wait_until_served(store, first, 0) == (0, 0)
+    announce(store, "one", first)
+    announce(store, "two", first)
+    announce(store, "elsewhere", first.model_copy(update={"name": "other"}))
+    assert wait_until_served(store, first, 0) == (2, 2)
+    promote(store, first.model_copy(update={"examples": ["new"]}))
+    second = load_release(store, "live")
+    announce(store, "one", [first, second])  # still loading
+    announce(store, "two", second)
+    assert wait_until_served(store, second, 0.15) == (1, 2)
+    announce(store, "one", second)
+    assert wait_until_served(store, second, 0) == (2, 2)
