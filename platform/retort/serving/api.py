@@ -16,6 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from retort import __version__
 from retort.errors import OverloadedError, RetortError
@@ -147,6 +150,20 @@ def _add_queries(app: FastAPI, engine: Callable[[], SearchEngine], max_body_byte
     app.add_api_route(
         "/v1/info", info, methods=["GET"], summary="What is served", **_described(None, _ref(ServiceInfo))
     )
+    # Before FastAPI's own routes, which then only describe: they parse nothing here, and cost a fifth of a request's CPU time.
+    app.router.routes[:0] = [_Quick("/v1/search", search), _Quick("/v1/embeddings", embeddings)]
+
+
+class _Quick(Route):
+    """A plain POST route; as FastAPI's, it leaves itself in the scope."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any]) -> None:
+        super().__init__(path, endpoint, methods=["POST"], include_in_schema=False)
+
+    async def handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["route"] = self
+        await super().handle(scope, receive, send)
 
 
 def _identified(request: Request, gate: Gate, scope: Scope) -> Caller:

@@ -6,6 +6,7 @@ Each replica has its own registry; `/metrics` is that of the replica that answer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -21,6 +22,7 @@ class ServingMetrics:
     def __init__(self, replica: str = "") -> None:
         self.registry = CollectorRegistry()
         self._replica = replica
+        self._children: dict[tuple[Any, ...], Any] = {}
         label = ("replica",)
         self._requests = Counter(
             "retort_requests", "HTTP requests answered.", ("route", "status", *label), registry=self.registry
@@ -103,7 +105,7 @@ class ServingMetrics:
         """Count one request's way, and whether shards were missing from its answer."""
         if degraded:
             self._degraded.inc()
-        self._routed.labels(encoder, by, self._replica).inc()
+        self._child(self._routed, encoder, by).inc()
 
     def cache(self, *, hit: bool) -> None:
         """Count one look into the cache of answers."""
@@ -137,8 +139,8 @@ class ServingMetrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one HTTP answer; `route` is a route's pattern, never a raw path."""
-        self._requests.labels(route, str(status), self._replica).inc()
-        self._seconds.labels(route, self._replica).observe(seconds)
+        self._child(self._requests, route, str(status)).inc()
+        self._child(self._seconds, route).observe(seconds)
         if status == 503:
             self._refused.inc()
 
@@ -148,9 +150,17 @@ class ServingMetrics:
 
     def answered(self, encoder: str, queries: int, stages_ms: Mapping[str, float]) -> None:
         """Count the queries of one request and the time of each stage (milliseconds)."""
-        self._queries.labels(encoder, self._replica).inc(queries)
+        self._child(self._queries, encoder).inc(queries)
         for stage, milliseconds in stages_ms.items():
-            self._stages.labels(stage, self._replica).observe(milliseconds / 1000)
+            self._child(self._stages, stage).observe(milliseconds / 1000)
+
+    def _child(self, metric: Any, *values: str) -> Any:
+        """The metric with these labels; looked up once, because prometheus_client's own look-up takes a lock."""
+        key = (metric, *values)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = metric.labels(*values, self._replica)
+        return found
 
     def render(self) -> bytes:
         """The text format."""

@@ -144,10 +144,10 @@ def charged(gate, caller, *costs):
 
 
 def test_queries_are_counted_per_key():
-    gate = Gate(rate="10/hour")
-    ada, eve = Caller("ada", "10/hour"), Caller("eve", "2/hour")
+    gate = Gate(rate="10/year")
+    ada, eve = Caller("ada", "10/year"), Caller("eve", "2/year")
     first = charged(gate, ada, 4, 6, 1)
-    assert first[:2] == [200, 200] and first[2][0] == 429 and 1 <= int(first[2][1]["retry-after"]) <= 3600
+    assert first[:2] == [200, 200] and first[2][0] == 429 and 1 <= int(first[2][1]["retry-after"]) <= 366 * 86400
     assert [one if one == 200 else one[0] for one in charged(gate, eve, 1, 1, 1)] == [200, 200, 429]
     assert charged(gate, ada, 11)[0][0] == 429, "more at once than ever allowed"
     assert charged(gate, Caller("free", None), 10_000) == [200]
@@ -155,7 +155,7 @@ def test_queries_are_counted_per_key():
 
 def test_replicas_that_count_for_themselves_allow_their_share():
     assert [
-        one if one == 200 else one[0] for one in charged(Gate(rate="10/hour", replicas=2), Caller("a", "10/hour"), 5, 1)
+        one if one == 200 else one[0] for one in charged(Gate(rate="10/year", replicas=2), Caller("a", "10/year"), 5, 1)
     ] == [200, 429]
 
 
@@ -167,7 +167,7 @@ def test_a_rate_or_storage_that_is_none_is_told():
 
 
 def test_too_many_queries_get_429_over_http(store):
-    key, _ = make_key(store, "ada", rate="2/hour")
+    key, _ = make_key(store, "ada", rate="2/year")
     engine = make_engine()
     app = create_app(lambda: engine, gate=Gate(KeyRing(store)))
     request = ("POST", "/v1/search", {"json": {"query": "file"}, "headers": bearer(key)})
