@@ -1,0 +1,151 @@
+"""Load on an endpoint: wrk for the closed loop, autocannon for a set rate, and clients of our own for counting what failed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_LUA = """
+local bodies, n = {}, 0
+for line in io.lines("%(bodies)s") do n = n + 1; bodies[n] = line end
+local at = 0
+request = function()
+  at = at %% n + 1
+  return wrk.format("POST", nil, {["content-type"] = "application/json"}, bodies[at])
+end
+local refused, other = 0, 0
+response = function(status) if status == 503 then refused = refused + 1 elseif status ~= 200 then other = other + 1 end end
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('\\nJSON {"requests":%%d,"seconds":%%f,"p50":%%f,"p99":%%f,"bad":%%d,"broken":%%d}\\n', summary.requests,
+    summary.duration / 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000, e.status,
+    e.connect + e.read + e.write + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a generator saw: answers a second, milliseconds, and what did not come."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    good: int
+    refused: int = 0
+    bad: int = 0
+
+
+def write_bodies(queries: Sequence[str], folder: Path, k: int) -> Path:
+    """One search body a line."""
+    path = folder / "bodies.jsonl"
+    path.write_text("".join(json.dumps({"query": query, "k": k}) + "\n" for query in queries), encoding="utf-8")
+    return path
+
+
+def closed_loop(url: str, clients: int, seconds: float, bodies: Path) -> Load:
+    """wrk: so many clients, each asking again when it has its answer."""
+    if shutil.which("wrk") is None:
+        raise SystemExit("This benchmark needs wrk: apt-get install wrk")
+    script = bodies.with_suffix(".lua")
+    script.write_text(_LUA % {"bodies": bodies})
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "20s", "-s", str(script), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("JSON "))[5:])
+    good = found["requests"] - found["bad"]
+    return Load(good / found["seconds"], found["p50"], found["p99"], good, bad=found["bad"] + found["broken"])
+
+
+def open_loop(url: str, rate: float, seconds: float, bodies: Path, connections: int = 256) -> Load:
+    """autocannon at a set rate, whether answers come or not (over so many connections)."""
+    har = bodies.with_suffix(".har")
+    har.write_text(json.dumps(_har(url, bodies.read_text("utf-8").splitlines()[:500])), encoding="utf-8")
+    command = ["npx", "--yes", "autocannon", "-j", "-R", str(round(rate)), "-c", str(connections), "-t", "30"]
+    command += ["-d", str(round(seconds)), "--har", str(har), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    codes = {int(code): entry["count"] for code, entry in found["statusCodeStats"].items()}
+    good, refused = codes.get(200, 0), codes.get(503, 0)
+    bad = sum(codes.values()) - good - refused + found["errors"] + found["timeouts"]
+    latency = found["latency"]
+    return Load(good / found["duration"], latency["p50"], latency["p99"], good, refused, bad)
+
+
+def _har(url: str, bodies: Sequence[str]) -> dict[str, Any]:
+    entries = [
+        {
+            "request": {
+                "method": "POST",
+                "url": url,
+                "headers": [{"name": "content-type", "value": "application/json"}],
+                "postData": {"mimeType": "application/json", "text": body},
+            }
+        }
+        for body in bodies
+    ]
+    return {"log": {"version": "1.2", "creator": {"name": "retort", "version": "1"}, "entries": entries}}
+
+
+@dataclass
+class Seen:
+    """What our own clients saw."""
+
+    answered: int = 0
+    resent: int = 0
+    failed: list[str] = field(default_factory=list)
+    slowest_ms: float = 0.0
+    versions: set[int] = field(default_factory=set)
+
+
+@contextmanager
+def steady(url: str, bodies: Path, clients: int) -> Iterator[Seen]:
+    """Clients that ask without pause and send a request again once, as ours do; every answer is looked at."""
+    lines = bodies.read_text("utf-8").splitlines()
+    seen, ended, lock = Seen(), threading.Event(), threading.Lock()
+
+    def ask(number: int) -> None:
+        with httpx.Client(timeout=30, trust_env=False) as http:
+            while not ended.is_set():
+                number += clients
+                began, problem = time.perf_counter(), ""
+                for attempt in (0, 1):
+                    try:
+                        answer = http.post(
+                            url, content=lines[number % len(lines)], headers={"content-type": "application/json"}
+                        )
+                        problem = "" if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:200]}"
+                    except httpx.HTTPError as error:
+                        problem = repr(error)
+                    if not problem:
+                        break
+                    if attempt == 0:
+                        with lock:
+                            seen.resent += 1
+                        time.sleep(0.2)
+                with lock:
+                    if problem:
+                        seen.failed.append(problem)
+                    else:
+                        seen.answered += 1
+                        seen.versions.add(answer.json()["release"]["version"])
+                    seen.slowest_ms = max(seen.slowest_ms, (time.perf_counter() - began) * 1000)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()

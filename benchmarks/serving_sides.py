@@ -1,0 +1,88 @@
+"""The sides that the endpoint is measured against: a bare loop in one process, and the server that a user would write.
+
+python benchmarks/serving_sides.py peer STORE INDEX PORT THREADS
+python benchmarks/serving_sides.py bare STORE INDEX BODIES SECONDS THREADS
+"""
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from retort.resources import gentle_threads
+
+gentle_threads()
+
+
+def parts(store_uri: str, index_key: str, threads: int) -> tuple[Any, Any, Any]:
+    """The encoder, the index and the texts: the same weights, files and threads as the endpoint's."""
+    from retort.corpus.lookup import Passages
+    from retort.indexing.search import ShardedIndex
+    from retort.models.dual_encoder import DualEncoder
+    from retort.resources import limit_threads
+    from retort.store import open_store
+
+    artefact = open_store(store_uri).get(index_key, "index")
+    embeddings = artefact.input("embeddings")
+    encoder = DualEncoder.load(embeddings.input("encoder").local())
+    index = ShardedIndex.open(artefact, threads=threads)
+    limit_threads(threads)
+    return encoder, index, Passages.open(embeddings.input("corpus"))
+
+
+def peer(store: str, index_key: str, port: str, threads: str) -> None:
+    """FastAPI + uvicorn, one process: encode, search, look up, answer."""
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    encoder, index, passages = parts(store, index_key, int(threads))
+    app = FastAPI()
+
+    class Query(BaseModel):
+        query: str
+        k: int = 10
+
+    @app.post("/v1/search")
+    def search(body: Query) -> dict[str, Any]:
+        hits = index.search(encoder.encode([body.query], "query"), body.k)
+        rows = [int(row) for row in hits.rows[0] if row >= 0]
+        return {
+            "hits": [
+                {**record, "score": float(score)} for record, score in zip(passages.records_at(rows), hits.scores[0])
+            ]
+        }
+
+    @app.get("/readyz")
+    def ready() -> dict[str, str]:
+        return {"status": "ready"}
+
+    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
+
+
+def bare(store: str, index_key: str, bodies: str, seconds: str, threads: str) -> None:
+    """Encode and search in a loop, in batches of 1, 8, 32 and 64: queries a second and, for 1, the milliseconds' median."""
+    encoder, index, _ = parts(store, index_key, int(threads))
+    lines = [json.loads(line) for line in Path(bodies).read_text("utf-8").splitlines()]
+    found: dict[str, float] = {}
+    for batch in (1, 8, 32, 64):
+        times = []
+        at, ended = 0, 0.0
+        while ended < float(seconds) or len(times) < 3:
+            queries = [lines[(at + offset) % len(lines)]["query"] for offset in range(batch)]
+            at += batch
+            began = time.perf_counter()
+            index.search(encoder.encode(queries, "query"), lines[0]["k"])
+            times.append(time.perf_counter() - began)
+            ended += times[-1]
+        kept = times[len(times) // 10 :]  # the first ones warm up
+        found[f"rate_{batch}"] = batch * len(kept) / sum(kept)
+        if batch == 1:
+            found["p50_ms"] = statistics.median(kept) * 1000
+    print("JSON", json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    {"peer": peer, "bare": bare}[sys.argv[1]](*sys.argv[2:])
