@@ -2,13 +2,14 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retort.errors import CorruptError, IncompatibleError, InputError
 from retort.indexing.exact import ExactIndex
-from retort.indexing.search import ShardedIndex
+from retort.indexing.search import PassageIds, ShardedIndex
 from retort.store import cache_root
 
 from .conftest import unit_vectors
@@ -160,3 +161,11 @@ def test_index_json_that_was_changed_is_not_believed(publish_embeddings, make_in
 def test_another_kind_of_artefact_is_refused(publish_embeddings):
     with pytest.raises(InputError, match="of kind embeddings; an index is needed"):
         ShardedIndex.open(publish_embeddings(unit_vectors(5, 4)))
+
+
+def test_passage_ids_are_found_across_the_pieces_they_were_written_in(tmp_path, store):
+    tables = [lambda start=start: pa.table({"passage_id": [f"p{row}" for row in range(start, start + 7)]}) for start in range(0, 28, 7)]  # fmt: skip
+    ids = PassageIds.open("pieces", tables, 28, "a test")
+    assert len(ids) == 28
+    assert ids.at(np.array([27, 0, 7, 6, 14, 14])) == ["p27", "p0", "p7", "p6", "p14", "p14"]
+    assert ids.at(np.array([], dtype=np.int64)) == []
