@@ -32,7 +32,8 @@ slow: install
 
 # The quick mode of every benchmark; they need ../shared/data, which is not part of the project.
 bench: install
-	@cd $(CURDIR) && for name in teaching tuning; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CURDIR)/constraints.txt -e "$(CURDIR)[$(FAISS),test,bench]"
+	@cd $(CURDIR) && for name in teaching tuning indexing; do $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(CURDIR)/.retort
