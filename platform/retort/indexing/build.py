@@ -24,7 +24,7 @@ from retort.indexing.vectors import EmbeddingFacts, facts, part_rows
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
 
-__all__ = ["IndexConfig", "index"]
+__all__ = ["IndexConfig", "check_ids", "index"]
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _build(
         raise CorruptError(
             f"{embeddings} has {sum(rows for _, rows in parts)} rows, its manifest says {known.count}. Embed again."
         )
-    _check_ids(embeddings)
+    check_ids(embeddings)
     cut = shard_rows(parts, config.shards)
     missing = [
         shard for shard in cut if not (draft.has(shard_name(shard.number)) and draft.has(ids_name(shard.number)))
@@ -197,7 +197,7 @@ def _build(
     return draft.publish(rows=known.count, metrics=metrics, **inherited([embeddings]))
 
 
-def _check_ids(embeddings: Artefact) -> None:
+def check_ids(embeddings: Artefact) -> None:
     """InputError naming the first duplicate passage id."""
     ids = embeddings.table(columns=["passage_id"]).column("passage_id")
     if pc.count_distinct(ids).as_py() == len(ids):

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from retort.config import JobConfig, Ref
 from retort.errors import CorruptError, IncompatibleError, InputError
+from retort.indexing.build import check_ids
 from retort.indexing.faiss_library import faiss
 from retort.indexing.kinds import IndexPlan, empty_index, faiss_reason
 from retort.indexing.opening import verified, write_faiss_file
@@ -56,7 +57,7 @@ def delta_index(config: DeltaConfig, progress: Progress = QUIET) -> Artefact:
     """Make the partial index; return its artefact. Needs no Ray: it is made for the little that changes.
 
     Raises:
-        NotFoundError: no such embeddings or index. IncompatibleError: they are of different encoders.
+        NotFoundError: no such embeddings or index. InputError: duplicate ids, or nothing in common. IncompatibleError: they are of different encoders.
         CorruptError: a shard of the base is not what was published, or the new one does not find its own vectors.
     """
     store = open_store(config.store)
@@ -76,6 +77,7 @@ def delta_index(config: DeltaConfig, progress: Progress = QUIET) -> Artefact:
     verified(base, "index.json")
     description = base.json("index.json")
     _check_fit(embeddings, known, base, description)
+    check_ids(embeddings)
     with draft:
         return draft.published or _compose(config, draft, embeddings, known, base, description, progress)
 

@@ -35,6 +35,8 @@ from retort.store.files import storage_errors
 
 __all__ = ["Hits", "PassageIds", "ShardedIndex", "checked_queries", "holder_of"]
 
+NEWEST_LAYOUT = 2
+
 
 class PassageIds:
     """Passage ids by row, memory-mapped: shared between processes, nothing held per id."""
@@ -146,6 +148,10 @@ class ShardedIndex:
             )
         verified(artefact, "index.json")
         description = artefact.json("index.json")
+        if description.get("layout", 1) > NEWEST_LAYOUT:
+            raise InputError(
+                f"{artefact} has layout {description['layout']}, this version of Retort reads up to {NEWEST_LAYOUT}. Use the version that made it, or a newer one."
+            )
         refiner = _refiner(artefact, description)
         opened = []
         for number, entry in enumerate(description["shards"]):

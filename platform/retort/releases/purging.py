@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,10 +33,10 @@ from retort.releases.masks import masked_ref, read_mask
 from retort.releases.promote import check_whole, history, promote, release_names
 from retort.releases.reindex import release_lock
 from retort.releases.release import ArtefactRef, Canary, Release, release_at
-from retort.releases.retention import delete_artefact, shared_with
+from retort.releases.retention import clean_cache, delete_artefact, shared_with
 from retort.releases.settings import index_settings
 from retort.releases.usage import in_use, named_by
-from retort.store import Artefact, Store, cache_root, inherited
+from retort.store import Artefact, Store, inherited
 from retort.store.locks import lease
 from retort.store.manifest import MANIFEST
 from retort.store.schemas import part_name
@@ -99,7 +98,7 @@ def purge(
                 delete_artefact(item)
                 deleted.append(str(item))
         _delete_drafts(store, set(ids))
-    return Purged(remade, releases, deleted, _clean_cache(digests), quoting, held)
+    return Purged(remade, releases, deleted, clean_cache(digests), quoting, held)
 
 
 def _affected(store: Store, ids: set[str]) -> dict[str, list[Artefact]]:
@@ -327,18 +326,6 @@ def _delete_drafts(store: Store, ids: set[str]) -> None:
             parts = [path for path in draft.files() if path.startswith("part-")]
             if any(pc.any(pc.is_in(draft.read_table(path, ["passage_id"]).column(0), value_set=wanted)).as_py() for path in parts):  # fmt: skip
                 draft.area.delete_folder()
-
-
-def _clean_cache(digests: Sequence[str]) -> int:
-    """Delete this machine's copies; their names begin with the digest (or its first half)."""
-    cleaned = 0
-    beginnings = tuple(digest[:32] for digest in digests)
-    for folder in cache_root().glob("*"):
-        for path in folder.glob("*") if folder.is_dir() else []:
-            if beginnings and path.name.startswith(beginnings):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                cleaned += 1
-    return cleaned
 
 
 def _read_record(store: Store, name: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Old versions: kept for a time, then collected, and only where nothing serves or needs them.
 
     plan_collection(store, retention_days) -> Collection     what would go, and what was kept and why
-    carry_out(store, collection)                             deletes it
+    carry_out(store, collection)                             deletes it, and its copies in this machine's node cache
 
 Only versions in the life of an index are ever collected: corpora, embeddings, indexes and masks whose name has gone on to a
 newer one. Kept are: what a live replica announced, what a release serves or served within the retention time, every
@@ -10,17 +10,18 @@ artefact that still holds its name, all that these were made from, and indexes w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from retort.releases.promote import Move, history, release_names
 from retort.releases.release import ArtefactRef
 from retort.releases.usage import in_use, named_by
-from retort.store import KINDS, Artefact, Store
+from retort.store import KINDS, Artefact, Store, cache_root
 from retort.store.manifest import MANIFEST
 
-__all__ = ["Collection", "carry_out", "delete_artefact", "plan_collection", "shared_with"]
+__all__ = ["Collection", "carry_out", "clean_cache", "delete_artefact", "plan_collection", "shared_with"]
 
 COLLECTED = ("index", "embeddings", "mask", "corpus")
 """In the order of deletion: what is made from something goes before it."""
@@ -81,12 +82,25 @@ def carry_out(store: Store, collection: Collection) -> None:
         store.pointer(f"release-{name}").area.delete(f"{version:08d}.json")
     for item in collection.artefacts:
         delete_artefact(item)
+    clean_cache([item.digest for item in collection.artefacts])
 
 
 def delete_artefact(artefact: Artefact) -> None:
     """Delete all its files, the manifest first: at no moment does half an artefact look like a whole one."""
     artefact.area.delete(MANIFEST)
     artefact.area.delete_folder()
+
+
+def clean_cache(digests: Sequence[str]) -> int:
+    """Delete this machine's copies; their names begin with the digest (or its first half)."""
+    cleaned = 0
+    beginnings = tuple(digest[:32] for digest in digests)
+    for folder in cache_root().glob("*"):
+        for path in folder.glob("*") if folder.is_dir() else []:
+            if beginnings and path.name.startswith(beginnings):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                cleaned += 1
+    return cleaned
 
 
 def shared_with(index: Artefact) -> list[str]:

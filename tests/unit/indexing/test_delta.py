@@ -28,7 +28,7 @@ def hits_of(artefact, queries=QUERIES, k=12):
     return ids, found.scores.tolist()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_sequence_of_changes_gives_the_very_hits_of_a_rebuild(publish_embeddings, make_index, data):
     """Adds, changes, deletes, moves; ties are everywhere, since few vectors are used over and over."""
@@ -155,3 +155,14 @@ def test_filters_and_masks_go_through_the_map_of_rows(publish_embeddings, make_i
     for queries in (QUERIES, QUERIES[:1]):
         assert (index.search(queries, 30, allowed).rows == whole.search(queries, 30, allowed).rows).all()
         assert (index.hiding(allowed).search(queries, 30).rows == whole.search(queries, 30, ~allowed).rows).all()
+
+
+def test_duplicate_ids_and_a_layout_of_the_future_are_refused(publish_embeddings, make_index, monkeypatch):
+    base, fewer, old = world_of(publish_embeddings, make_index)
+    twice = publish_embeddings(old[:3], ids=["a", "b", "a"], name="twice")
+    with pytest.raises(InputError, match="1 passage ids more than once, such as 'a'"):
+        extend(twice, base)
+    composed = extend(fewer, base)
+    monkeypatch.setattr("retort.indexing.search.NEWEST_LAYOUT", 1)
+    with pytest.raises(InputError, match="has layout 2, this version of Retort reads up to 1"):
+        ShardedIndex.open(composed)
