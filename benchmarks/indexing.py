@@ -1,14 +1,16 @@
 """Indexing beside its peers: search, memory, building, embedding, growth, and what a billion passages would cost.
 
     python benchmarks/indexing.py [--quick] [--json OUT] [--store FOLDER] [--only STAGE ...] [--again STAGE ...]
+        [--also N ...]
 
-Stages: hardness, debian, clustered, growth, embedding, ray_data, reindex. What a stage found is kept in --store, so a run
-that was interrupted goes on; `--again` measures a stage anew. The clustered set holds 1,000,000 vectors (20,000 with
---quick); its graphs are built once and kept as well.
+Stages: hardness, debian, growth, embedding, ray_data, reindex, clustered-N of --also, clustered. What a stage found is kept in
+--store, so a run that was interrupted goes on; `--again` measures a stage anew. The clustered set holds 1,000,000 vectors
+(20,000 with --quick); its graphs are built once and kept as well.
 """
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ LARGE_PEERS = {
 
 
 def main() -> None:
-    args = arguments("Indexing: search, memory, building, embedding, growth, cost.", Stages.options)
+    args = arguments("Indexing: search, memory, building, embedding, growth, cost.", _options)
     limit_threads(available_cores())
     store, quick = open_store(args.store).uri, args.quick
     stages = Stages("indexing", args)
@@ -58,8 +60,20 @@ def main() -> None:
     stages.run("ray_data", lambda report: add_ray_data(report, data(), store, quick))
     stages.run("reindex", lambda report: _add_reindex(report, store, quick))
     count, peers = (20_000, SMALL_PEERS) if quick else (1_000_000, LARGE_PEERS)
+    for also in args.also:
+        stages.run(
+            f"clustered-{also}",
+            lambda report, also=also: contest(report, clustered_set(data(), store, also), LARGE_PEERS, f"at_{also}_"),
+        )
     stages.run("clustered", lambda report: contest(report, clustered_set(data(), store, count), peers, ""))
     stages.report.finish(args.json)
+
+
+def _options(parser: ArgumentParser) -> None:
+    Stages.options(parser)
+    parser.add_argument(
+        "--also", nargs="+", type=int, default=[], metavar="N", help="clustered sets of other sizes too"
+    )
 
 
 def _add_reindex(report: Report, store: str, quick: bool) -> None:
