@@ -66,6 +66,7 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
         threads=config.resources.resolve().threads,
         target=target,
         release=release,
+        backend=config.backend,
         cache_answers=config.cache_answers,
         auth=config.auth,
         rate=config.rate,

@@ -63,6 +63,11 @@ class ServeConfig(BaseModel):
     threads: int | None = Field(
         None, ge=1, description="Threads of torch and FAISS in a replica. Default: cores over replicas."
     )
+    backend: Literal["torch", "onnx", "onnx-int8"] = Field(
+        "torch",
+        description="What query encoders run in. onnx (ONNX Runtime) is faster for single queries on a CPU, torch in bfloat16 "
+        "for batches.",
+    )
     max_ongoing_requests: int = Field(
         512, ge=1, description="Requests that a replica holds at once, waiting ones included."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -36,11 +36,12 @@ class Parts:
         threads: int = 1,
         device: str | None = None,
         *,
+        backend: Literal["torch", "onnx", "onnx-int8"] = "torch",
         kept_vectors: int = 0,
         open_index: Callable[[Artefact], Any] | None = None,
     ) -> None:
         """`open_index` opens what searches in place of a ShardedIndex of this process."""
-        self._open_index = open_index
+        self._backend, self._open_index = backend, open_index
         self._store, self._threads, self._device, self._kept_vectors = store, threads, device, kept_vectors
         self._open: WeakValueDictionary[tuple[str, str], Any] = WeakValueDictionary()
         self._passed: set[tuple[str, str]] = set()  # (index, encoder) digests whose check need not be made again
@@ -104,7 +105,9 @@ class Parts:
     def _load_encoder(self, artefact: Artefact) -> Any:
         from retort.models.dual_encoder import DualEncoder
 
-        return DualEncoder.load(artefact.local(), device=self._device)
+        encoder = DualEncoder.load(artefact.local(), device=self._device)
+        encoder.use_backend(self._backend)
+        return encoder
 
     def _load_words(self, artefact: Artefact) -> Any:
         from retort.mining.bm25 import Bm25

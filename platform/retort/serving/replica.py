@@ -58,6 +58,7 @@ class ReplicaSettings(BaseModel):
     target: ReplicaTarget
     release: Release | None = Field(None, description="What to serve when no saved release is followed.")
     cache_answers: int = Field(default=0, ge=0)
+    backend: Literal["torch", "onnx", "onnx-int8"] = "torch"
     auth: Literal["off", "keys"] = "off"
     rate: str | None = None
     rate_storage: str = "memory://"
@@ -107,6 +108,7 @@ def open_replica(settings: ReplicaSettings, replica: str, parts_of_index: Sequen
     parts = Parts(
         store,
         threads=settings.threads,
+        backend=settings.backend,
         kept_vectors=vectors_for(kept),
         open_index=elsewhere if parts_of_index else None,
     )

@@ -97,6 +97,7 @@ class Searcher:
         self.default_encoder = default_encoder
         self._index = index
         view = corpus if isinstance(corpus, CorpusView) else CorpusView(corpus)
+        self._view = view  # whoever shares it among releases holds it weakly
         self._corpus, self._fields, self._common = view.passages, view.fields, view.common
         self.words, self.reranker = words, reranker
         self._shown = shown
