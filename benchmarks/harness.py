@@ -25,14 +25,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from retort.resources import gentle_threads
+from retort.resources import bounded_caches, gentle_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "ray", "transformers", "sentence-transformers", "faiss-cpu", "numpy", "pyarrow")
 
-gentle_threads()  # before anything imports torch
+gentle_threads()
+bounded_caches()  # before anything imports torch
 
 console = Console(width=150, highlight=False)
 

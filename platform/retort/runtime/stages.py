@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from retort.errors import InputError, RetortError
 from retort.progress import QUIET, Progress
-from retort.resources import Resources, limit_threads
+from retort.resources import Resources, give_back_memory, limit_threads
 from retort.runtime.connecting import connected
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class _Shell:
             return {"part": part, "stats": pickle.dumps(dict(self._worker(part))), "error": b""}
         except RetortError as error:
             return {"part": part, "stats": b"", "error": pickle.dumps(error)}
+        finally:
+            give_back_memory()
 
 
 def map_parts(
