@@ -110,6 +110,9 @@ class FileArea:
 
     def folders(self, below: str = "") -> list[str]:
         """Names of the folders directly below."""
+        if self.is_local:
+            with storage_errors(f"list {self.full(below)}"):
+                return sorted(entry.name for entry in _entries(self.root / below) if _is_folder(entry))
         filesystem, base = self._filesystem()
         with storage_errors(f"list {self.full(below)}"):
             infos = filesystem.get_file_info(pafs.FileSelector(f"{base}/{below}".rstrip("/"), allow_not_found=True))
@@ -247,11 +250,7 @@ def _is_complete(name: str) -> bool:
 
 def _complete_files(root: Path, folder: Path) -> Iterator[FileInfo]:
     """Files below a local folder. What goes while we look was never there: pyarrow's listing fails on it."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
+    for entry in _entries(folder):
         try:
             if entry.is_dir():
                 yield from _complete_files(root, Path(entry.path))
@@ -259,3 +258,17 @@ def _complete_files(root: Path, folder: Path) -> Iterator[FileInfo]:
                 yield FileInfo(Path(entry.path).relative_to(root).as_posix(), entry.stat().st_size)
         except FileNotFoundError:
             continue
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except FileNotFoundError:
+        return False
