@@ -292,3 +292,8 @@ def references(value):
     if isinstance(value, dict):
         return {value["$ref"]} if "$ref" in value else set().union(*map(references, value.values()))
     return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def test_the_document_says_that_a_key_may_be_needed():
+    document = openapi_document(serve())
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer" and {} in document["security"]
