@@ -17,6 +17,7 @@ Vectors = NDArray[np.float32]
 Value = TypeVar("Value")
 
 _VECTORS_PER_ANSWER = 4
+_HITS_PER_ANSWER = 16
 
 
 class VectorCache:
@@ -44,20 +45,24 @@ class VectorCache:
 
 
 class AnswerCache(Generic[Value]):
-    """The most recently used answers, on one event loop; `size` 0 keeps nothing."""
+    """The most recently used answers, on one event loop; `size` 0 keeps nothing.
+
+    Bounded by the hits in them, so that a few requests for a thousand hits each cannot fill the memory.
+    """
 
     def __init__(self, size: int) -> None:
-        self._kept: LRUCache[Hashable, Value] = LRUCache(max(1, size))
-        self._size = size
+        self._most = _HITS_PER_ANSWER * size
+        self._kept: LRUCache[Hashable, tuple[Value, int]] = LRUCache(max(1, self._most), getsizeof=lambda item: item[1])
 
     def get(self, key: Hashable) -> Value | None:
         """The answer, if it is kept."""
-        return self._kept.get(key) if self._size else None
+        found = self._kept.get(key) if self._most else None
+        return found[0] if found else None
 
-    def put(self, key: Hashable, value: Value) -> None:
-        """Keep an answer."""
-        if self._size:
-            self._kept[key] = value
+    def put(self, key: Hashable, value: Value, hits: int) -> None:
+        """Keep an answer of so many hits, unless it alone would push out many others."""
+        if hits <= self._most // 8:
+            self._kept[key] = (value, max(1, hits))
 
 
 def vectors_for(answers: int) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from retort.errors import ConfigError, RetortError
+from retort.errors import ConfigError, OverloadedError, RetortError
 from retort.serving import tracing
 from retort.serving.batcher import Batcher
 from retort.serving.metrics import ServingMetrics
@@ -131,12 +131,13 @@ class SearchEngine:
         served = self._served  # the one that this request keeps, whatever is swapped in meanwhile
         try:
             answer = await self._search(served, request, asked or Asked(), began)
-        except (RetortError, asyncio.CancelledError):
-            raise  # the caller's own, or refused
-        except Exception:  # the deadline, or a mistake of ours
-            served.watch.note((time.perf_counter() - began) * 1000, failed=True)
+        except Exception as error:
+            seconds = time.perf_counter() - began
+            if _is_our_fault(error, seconds, self.limits.request_timeout_s):
+                served.watch.note(seconds * 1000, failed=True)
             raise
-        served.watch.note((time.perf_counter() - began) * 1000, failed=False)
+        if not answer.cached and request.rerank is None:  # what costs as usual, so that callers cannot move the guard
+            served.watch.note((time.perf_counter() - began) * 1000, failed=False)
         return answer
 
     async def _search(
@@ -159,7 +160,7 @@ class SearchEngine:
             assert isinstance(work, list)
             done, stages = work, {"queue": queued_s * 1000, **work[0].stages_ms}
             if not done[0].missing_shards:
-                served.answers.put(key, done)
+                served.answers.put(key, done, sum(len(one.hits) for one in done))
             self._shadows.consider(served, encoder, queries, done)
         stages["total"] = (time.perf_counter() - began) * 1000
         self.metrics.answered(encoder, len(queries), {} if kept else stages)
@@ -277,6 +278,13 @@ class SearchEngine:
     def _run(self, batch: Sequence[Work]) -> list[Done]:
         self.metrics.batch(sum(work.weight for work in batch))
         return run_batch(batch)
+
+
+def _is_our_fault(error: Exception, seconds: float, limit_s: float) -> bool:
+    """Whether a failure speaks against the release: not what the caller asked wrongly, set too short, or came too many for."""
+    if isinstance(error, DeadlineError):
+        return seconds >= 0.9 * limit_s
+    return not isinstance(error, RetortError) or (error.status >= 500 and not isinstance(error, OverloadedError))
 
 
 def _queries(request: SearchRequest, encoder: str) -> list[SearchQuery]:

@@ -1,12 +1,13 @@
 """Routing, shadows and the guard, through the engine of the small world."""
 
 import asyncio
+import time
 
 import pytest
 
 from retort.errors import RetortError
 from retort.releases.routing import Guard, Routing, Rule, Shadow
-from retort.serving.engine import Asked, SearchEngine
+from retort.serving.engine import Asked, DeadlineError, EngineLimits, SearchEngine
 from retort.serving.fakes import PASSAGES, make_searcher, make_served
 from retort.serving.guarding import Watch
 from retort.serving.models import SearchRequest
@@ -86,6 +87,35 @@ def test_the_guard_counts_our_faults_and_not_the_callers():
     *kinds, verdict = asyncio.run(scenario())
     assert kinds == ["NotFoundError", None, "ZeroDivisionError"]
     assert verdict == "1 of 2 requests failed; its guard allows 40.0%"
+
+
+def test_callers_cannot_make_the_guard_take_a_release_back():
+    searcher = make_searcher(PASSAGES, ("words",))
+    real = searcher.encoder("words")[1].encode
+
+    def slow(texts, side):
+        time.sleep(0.05)
+        return real(texts, side)
+
+    searcher.encoder("words")[1].encode = slow
+    watch = Watch(Guard(min_requests=1, max_error_share=0.0), began_s=0)
+    made = engine(None, searcher=searcher, watch=watch)
+
+    async def scenario():
+        for _ in range(3):
+            with pytest.raises(DeadlineError):
+                await made.search(SearchRequest(query="x", deadline_ms=1))
+
+    asyncio.run(scenario())
+    assert watch.verdict(1) is None
+
+    async def late():
+        with pytest.raises(DeadlineError):
+            await made.search(SearchRequest(query="x"))
+
+    made = SearchEngine(made.served, limits=EngineLimits(request_timeout_s=0.02))
+    asyncio.run(late())
+    assert "1 of 1 requests failed" in watch.verdict(1)
 
 
 def test_a_release_may_only_route_to_encoders_it_has():

@@ -170,6 +170,16 @@ def test_the_same_request_is_answered_once_per_release():
     assert made.served.answers.get(("words", '{"query":"read"}')) is None
 
 
+def test_answers_are_bounded_by_their_hits():
+    cache = AnswerCache(10)
+    cache.put("huge", 1, 1000)
+    assert cache.get("huge") is None
+    for number in range(40):
+        cache.put(number, number, 16)
+    kept = [number for number in range(40) if cache.get(number) is not None]
+    assert kept == list(range(30, 40)) and AnswerCache(0).get(1) is None
+
+
 def test_vectors_are_kept_by_encoder_and_text():
     calls = []
 
