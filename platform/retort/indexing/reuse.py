@@ -69,14 +69,15 @@ def check_reusable(source: Artefact, encoder: Artefact, identity: Mapping[str, A
             f"{source} was made by {other}, not by {encoder.name} ({encoder.digest[:12]}): its vectors cannot be reused. "
             "Leave reuse out, or name embeddings of this encoder."
         )
-    old, new = (
-        {key: value for key, value in values.items() if key not in NOT_NUMERICS}
-        for values in (source.manifest.config, identity)
-    )
-    if old != new:
-        differing = ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
+    old, new = source.manifest.config, identity
+    # A field that one side does not have is younger than that side, and had its default then; but a backend is left out
+    # of the config where it changes no number (EmbedConfig.identity).
+    differing = [key for key in {*old, *new} - {*NOT_NUMERICS} if key in old and key in new and old[key] != new[key]]
+    if old.get("backend") != new.get("backend"):
+        differing.append("backend")
+    if differing:
         raise IncompatibleError(
-            f"{source} was made with other settings ({differing}): its vectors cannot be reused. Leave reuse out, or embed with those."
+            f"{source} was made with other settings ({', '.join(sorted(set(differing)))}): its vectors cannot be reused. Leave reuse out, or embed with those."
         )
 
 
