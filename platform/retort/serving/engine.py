@@ -33,7 +33,7 @@ from retort.serving.routing import Route, route, sticky_draw
 from retort.serving.searcher import SearchQuery, SearchResult
 from retort.serving.served import Served
 from retort.serving.shadowing import Shadows
-from retort.serving.work import Done, EmbedWork, SearchWork, Vectors, Work, run_batch
+from retort.serving.work import Done, EmbedWork, SearchWork, Vectors, Work, cache_key, queries_of, run_batch
 
 _SLOW_QUERIES = 4
 
@@ -147,8 +147,8 @@ class SearchEngine:
         self._check_supported(request, served)
         way = self._route(served, request, asked)
         encoder, _ = searcher.encoder(way.encoder)
-        queries = _queries(request, encoder)
-        key = _cache_key(request, encoder)
+        queries = queries_of(request, encoder)
+        key = cache_key(request, encoder)
         kept = served.answers.get(key)
         self.metrics.cache(hit=kept is not None)
         if kept is not None:
@@ -285,25 +285,3 @@ def _is_our_fault(error: Exception, seconds: float, limit_s: float) -> bool:
     if isinstance(error, DeadlineError):
         return seconds >= 0.9 * limit_s
     return not isinstance(error, RetortError) or (error.status >= 500 and not isinstance(error, OverloadedError))
-
-
-def _queries(request: SearchRequest, encoder: str) -> list[SearchQuery]:
-    return [
-        SearchQuery(
-            text=text,
-            k=request.k,
-            offset=request.offset,
-            encoder=encoder,
-            filters=request.filters,
-            group_by=request.group_by,
-            highlight=request.highlight,
-            hybrid=request.hybrid,
-            rerank=request.rerank,
-        )
-        for text in request.texts
-    ]
-
-
-def _cache_key(request: SearchRequest, encoder: str) -> tuple[str, str]:
-    """Everything that decides the hits."""
-    return encoder, request.model_dump_json(exclude={"encoder", "deadline_ms"}, exclude_defaults=True)

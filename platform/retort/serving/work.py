@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retort.serving.models import SearchRequest
 from retort.serving.needs import Side
 from retort.serving.searcher import SearchQuery, SearchResult
 from retort.serving.served import Served
@@ -46,6 +47,29 @@ class EmbedWork:
 Work = SearchWork | EmbedWork
 Done = list[SearchResult] | tuple[Vectors, int]
 """Of a search its results; of an embedding the vectors [n, dimension] and the tokens read."""
+
+
+def queries_of(request: SearchRequest, encoder: str) -> list[SearchQuery]:
+    """The queries of a request, each with all its settings."""
+    return [
+        SearchQuery(
+            text=text,
+            k=request.k,
+            offset=request.offset,
+            encoder=encoder,
+            filters=request.filters,
+            group_by=request.group_by,
+            highlight=request.highlight,
+            hybrid=request.hybrid,
+            rerank=request.rerank,
+        )
+        for text in request.texts
+    ]
+
+
+def cache_key(request: SearchRequest, encoder: str) -> tuple[str, str]:
+    """Everything that decides the hits."""
+    return encoder, request.model_dump_json(exclude={"encoder", "deadline_ms"}, exclude_defaults=True)
 
 
 def run_batch(batch: Sequence[Work]) -> list[Done]:
