@@ -4,7 +4,8 @@
     compose.py      the next release of a name: what is given changes, the rest stays
     promote.py      moving the pointer: promote, roll back, history
     reindex.py      the step `reindex`; settings.py, cost.py, validation.py, deleting.py are its parts
-    retention.py    old versions: kept for a time, then collected; purging.py takes passages out of all of them
+    retention.py    old versions: kept for a time, then collected; purging.py takes passages out
+                    of all of them (holding.py says which hold them)
     masks.py        passages that a release never answers
     usage.py        which artefacts live replicas hold
 

@@ -29,11 +29,12 @@ import pyarrow.compute as pc
 from retort.errors import InputError, NotFoundError
 from retort.indexing.build import IndexConfig, index
 from retort.progress import QUIET, Progress
+from retort.releases.holding import holding, quoting, texts_of
 from retort.releases.masks import masked_ref, read_mask
 from retort.releases.promote import check_whole, history, promote, release_names
 from retort.releases.reindex import release_lock
 from retort.releases.release import ArtefactRef, Canary, Release, release_at
-from retort.releases.retention import clean_cache, delete_artefact, shared_with
+from retort.releases.retention import COLLECTED, clean_cache, delete_artefact
 from retort.releases.settings import index_settings
 from retort.releases.usage import in_use, named_by
 from retort.store import Artefact, Store, inherited
@@ -44,8 +45,6 @@ from retort.store.schemas import part_name
 __all__ = ["Purged", "purge"]
 
 RECORDS = "purges"
-DELETION_ORDER = ("index", "embeddings", "mask", "corpus")
-"""Corpora last: they say what is affected, should a run be broken off here."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,10 @@ def purge(
     """
     record_name = f"{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:32]}.json"
     earlier = _read_record(store, record_name)
-    affected = _affected(store, set(ids))
+    affected = holding(store, set(ids))
     if not affected["corpus"] and not any(affected.values()) and not earlier:
         raise NotFoundError(f"No corpus in {store.uri} holds any of the {len(ids)} passages: nothing to purge.")
-    quoting = _may_quote(store, affected)
+    may_quote = quoting(store, affected)
     with _locks(store):
         remake = _Remake(store, set(ids), affected, resources, progress)
         remade = remake.all()
@@ -93,45 +92,12 @@ def purge(
         store.area.at(RECORDS).write_bytes(record_name, json.dumps({"digests": digests}).encode())
         held = not _let_go(store, set(digests), wait_s)
         deleted = []
-        for kind in DELETION_ORDER:
+        for kind in COLLECTED:  # corpora last: they say what is affected, should a run be broken off here
             for item in affected[kind]:
                 delete_artefact(item)
                 deleted.append(str(item))
         _delete_drafts(store, set(ids))
-    return Purged(remade, releases, deleted, clean_cache(digests), quoting, held)
-
-
-def _affected(store: Store, ids: set[str]) -> dict[str, list[Artefact]]:
-    """Artefacts that hold the passages, their vectors or their ids: by corpus, then by what was made of it."""
-    wanted = pa.array(sorted(ids), pa.string())
-
-    def holds(item: Artefact) -> bool:
-        return any(
-            pc.any(pc.is_in(batch.column(0), value_set=wanted)).as_py()
-            for batch in item.batches(columns=["passage_id"], rows=65536)
-        )
-
-    corpora = [item for item in store.list("corpus") if holds(item)]
-    embeddings = [item for item in store.list("embeddings") if _made_from(item, corpora) or holds(item)]
-    all_indexes = store.list("index")
-    indexes = [item for item in all_indexes if _made_from(item, embeddings)]
-    keys = {item.key for item in indexes}
-    there = {item.key for item in all_indexes}
-    # A partial index over a clean corpus may still use a shard that holds a purged vector; so may one whose shard is gone already.
-    indexes += [
-        item
-        for item in all_indexes
-        if item.key not in keys and any(key in keys or key not in there for key in shared_with(item))
-    ]
-    masks = [
-        item for item in store.list("mask") if ids & set(item.part("mask.parquet").column("passage_id").to_pylist())
-    ]
-    return {"corpus": corpora, "embeddings": embeddings, "index": indexes, "mask": masks}
-
-
-def _made_from(item: Artefact, sources: Sequence[Artefact]) -> bool:
-    digests = {source.digest for source in sources}
-    return any(record.digest in digests for record in item.manifest.inputs if record.role != "base")
+    return Purged(remade, releases, deleted, clean_cache(digests), may_quote, held)
 
 
 def _needed(store: Store, affected: dict[str, list[Artefact]]) -> set[str]:
@@ -232,7 +198,7 @@ def _own_facts(corpus: Artefact) -> dict[str, Any]:
 
 
 def _move_releases(store: Store, ids: set[str], affected: dict[str, list[Artefact]], remake: _Remake) -> dict[str, int]:
-    texts = _texts(affected["corpus"], ids)  # example queries were often made of a passage's own words
+    texts = texts_of(affected["corpus"], ids)  # example queries were often made of a passage's own words
     gone = {(item.kind, item.key) for items in affected.values() for item in items}
     moved = {}
     for name in release_names(store):
@@ -254,17 +220,6 @@ def _move_releases(store: Store, ids: set[str], affected: dict[str, list[Artefac
     return moved
 
 
-def _texts(corpora: Sequence[Artefact], ids: set[str]) -> list[str]:
-    wanted = pa.array(sorted(ids), pa.string())
-    found: dict[str, None] = {}
-    for corpus in corpora:
-        for batch in corpus.batches(columns=["passage_id", "title", "text"]):
-            own = batch.filter(pc.is_in(batch.column(0), value_set=wanted))
-            for column in (1, 2):
-                found.update(dict.fromkeys(own.column(column).to_pylist()))
-    return list(found)
-
-
 def _names(release: Release, ids: set[str]) -> bool:
     return any(ids & set(item.expect) for item in release.canaries)
 
@@ -284,24 +239,6 @@ def _trim(store: Store, affected: dict[str, list[Artefact]]) -> int:
                 store.pointer(f"release-{name}").area.delete(f"{move.version:08d}.json")
                 trimmed += 1
     return trimmed
-
-
-def _may_quote(store: Store, affected: dict[str, list[Artefact]]) -> list[str]:
-    """Other artefacts that came, by whatever steps, from one that holds the passages."""
-    reached = {item.digest for items in affected.values() for item in items}
-    own = {item.uri for items in affected.values() for item in items}
-    others = [item for item in store.list() if item.uri not in own]
-    found: dict[str, str] = {}
-    grown = True
-    while grown:
-        grown = False
-        for item in others:
-            if item.uri not in found and any(record.digest in reached for record in item.manifest.inputs):
-                found[item.uri] = str(item)
-                reached.add(item.digest)
-                grown = True
-    # The remade ones name what they replace as their input, and are clean.
-    return sorted(text for uri, text in found.items() if uri.rsplit("/", 2)[1] not in DELETION_ORDER)
 
 
 def _let_go(store: Store, digests: set[str], wait_s: float) -> bool:
