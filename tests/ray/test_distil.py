@@ -66,7 +66,7 @@ def test_an_encoder_is_distilled_published_and_not_distilled_twice(world: World,
     assert found["better_than_base"] is True and found["dev_mrr10_student"] > found["dev_mrr10_base"] + 0.1
     assert found["last_loss"] < found["first_loss"] and found["word_maps"] == 256
     assert watch.done == 20 and any(
-        "loss" in note and "examples/s" in note and "dev MRR@10" in note for note in watch.notes
+        all(word in note for word in ("loss", "gradient", "examples/s", "waited", "dev MRR@10")) for note in watch.notes
     )
     assert {r.role for r in encoder.manifest.inputs} == {
         "base",
@@ -104,6 +104,8 @@ def test_an_encoder_is_distilled_published_and_not_distilled_twice(world: World,
 
     board = EventAccumulator(str(logs))
     board.Reload()
+    names = ("contrastive", "sentence", "word", "grad_norm", "examples_per_s", "wait_share", "mrr10")
+    assert {f"distil/{name}" for name in names} <= set(board.Tags()["scalars"])
     assert [event.value for event in board.Scalars("distil/loss")] == pytest.approx(
         [line["loss"] for line in steps], rel=1e-5
     )
