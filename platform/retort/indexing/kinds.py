@@ -216,7 +216,7 @@ def _graph(index: Any) -> Any | None:
 def _search_settings(index: Any) -> dict[str, int]:
     lists = inverted_lists(index)
     if lists is not None:
-        return {"nprobe": int(min(lists.nlist, max(16, lists.nlist // 32)))}
+        return {"nprobe": int(min(lists.nlist, max(16, lists.nlist // 16)))}
     return {"efSearch": 64} if _graph(index) is not None else {}
 
 
