@@ -248,7 +248,11 @@ class SystemProcess:
     def __exit__(self, *_: object) -> None:
         assert self._child.stdin is not None
         self._child.stdin.close()
-        self._child.wait(60)
+        try:
+            self._child.wait(10)
+        except subprocess.TimeoutExpired:  # it has nothing left to say: what it measured is here
+            self._child.kill()
+            self._child.wait()
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         assert self._child.stdin is not None and self._child.stdout is not None
