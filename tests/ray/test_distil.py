@@ -245,7 +245,7 @@ def test_a_killed_search_goes_on_and_finds_the_same(world: World, other_store: s
         assert driver.poll() is None, "the driver ended before it could be killed"
         assert time.monotonic() < deadline, "no rows in time"
         time.sleep(0.05)
-        rows = list(Path(other_store).glob("encoder/*/_scratch/**/_search/trial-*.json"))
+        rows = list(Path(other_store).glob("encoder/*/_search/trial-*.json"))
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     first = rows[0].parent / "trial-000.json"
