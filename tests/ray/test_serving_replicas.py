@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import httpx
@@ -45,11 +46,12 @@ def endpoint(world):
 
 
 def replicas():
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "ServeReplica:retort:search" in " ".join(process.cmdline())
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may be gone, or dead and not yet taken note of
+            if "ServeReplica:retort:search" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_the_door_is_closed_without_a_key(world, endpoint):
