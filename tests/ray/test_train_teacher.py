@@ -101,8 +101,9 @@ def test_two_workers_one_of_them_lost_make_the_teacher_that_one_makes(world: Wor
     assert two.key == world.teacher.key
     ours = weights(two)
     for name, tensor in weights(world.teacher).items():
-        # Attention does not depend on key.bias: its gradient is rounding noise, which Adam blows up to full steps.
-        if not name.endswith("key.bias"):
+        # Attention does not depend on key.bias, nor a comparison of logits on the head's: their gradients are rounding noise, which Adam
+        # blows up to full steps.
+        if not name.endswith(("key.bias", "classifier.bias")):
             torch.testing.assert_close(ours[name], tensor, atol=2e-3, rtol=0, msg=name)
 
 
