@@ -25,15 +25,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from retort.resources import bounded_caches, gentle_threads
+from retort.resources import share_the_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "ray", "transformers", "sentence-transformers", "faiss-cpu", "numpy", "pyarrow")
 
-gentle_threads()
-bounded_caches()  # before anything imports torch
+share_the_machine()
 
 console = Console(width=150, highlight=False)
 

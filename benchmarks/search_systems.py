@@ -15,7 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import harness  # sets OpenMP's waiting before anything imports torch
 import numpy as np
@@ -28,11 +28,16 @@ HNSWLIB = {"M": 16, "ef_construction": 200}  # hnswlib's own recommendation and 
 class System(Protocol):
     """What is asked of every index; `file` is where it is kept."""
 
-    def build(self, vectors: np.ndarray, threads: int) -> None: ...
     def open(self) -> None: ...
     def look(self, width: int) -> None: ...
     def search(self, queries: np.ndarray, threads: int) -> np.ndarray: ...
     def mapped_files(self) -> list[str]: ...
+
+
+class Peer(System, Protocol):
+    """One that is built here; ours is built by `retort index`."""
+
+    def build(self, vectors: np.ndarray, threads: int) -> None: ...
 
 
 class Hnswlib:
@@ -98,9 +103,6 @@ class Retort:
         self._uri, self._refine, self._by_threads = options["uri"], options.get("refine", 0), {}
         self._settings: dict[str, int] = {}
 
-    def build(self, vectors: np.ndarray, threads: int) -> None:
-        raise NotImplementedError("retort index builds it")
-
     def open(self) -> None:
         self._with(1)
 
@@ -144,12 +146,13 @@ class Measured:
         self._before = 0
 
     def build(self, threads: int) -> dict[str, Any]:
-        """Build unless the file is there; seconds are kept beside it."""
+        """Build a peer unless its file is there; seconds are kept beside it."""
+        peer = cast("Peer", self._system)
         noted = self._file.with_suffix(".json")
         if not noted.exists():
             vectors = np.load(self._folder / "vectors.npy")
             began, cpu = time.perf_counter(), time.process_time()
-            self._system.build(vectors, threads)
+            peer.build(vectors, threads)
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
             size = self._file.stat().st_size
             noted.write_text(json.dumps({"seconds": seconds, "cpu_s": cpu, "threads": threads, "bytes": size}))

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from retort.resources import gentle_threads
+from retort.resources import share_the_machine
 
-gentle_threads()
+share_the_machine()
 
 
 def parts(store_uri: str, index_key: str, threads: int) -> tuple[Any, Any, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import shutil
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from harness import SHARED, console, need
+from stored import copied
 
 from retort.corpus.ingest import IngestConfig, ingest
 from retort.corpus.lookup import Passages
@@ -97,12 +96,13 @@ class Data:
     def mirrored(self, store: str, candidates: Artefact) -> dict[str, str]:
         """A store with copies of what scoring reads, in which nothing is scored yet; URIs by kind."""
         target = open_store(store)
-        found = {}
-        for kind, artefact in (("candidates", candidates), ("corpus", self.corpus), ("queries", self.queries["test"]), ("teacher", self.teacher)):  # fmt: skip
-            folder = Path(store) / artefact.kind / artefact.key
-            shutil.copytree(Path(self.store.uri) / artefact.kind / artefact.key, folder)
-            found[kind] = target.get(artefact.key, artefact.kind).uri
-        return found
+        given = {
+            "candidates": candidates,
+            "corpus": self.corpus,
+            "queries": self.queries["test"],
+            "teacher": self.teacher,
+        }
+        return {role: copied(artefact, target).uri for role, artefact in given.items()}
 
     def scratch_draft(self, store: str) -> Draft:
         """Somewhere for a bare loop to write its parts."""

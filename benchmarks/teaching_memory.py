@@ -8,7 +8,6 @@ A process of its own, so that nothing that another row left behind is counted.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,10 +19,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from retort.resources import bounded_caches, gentle_threads
+from retort.resources import share_the_machine
 
-gentle_threads()
-bounded_caches()  # before anything imports torch
+share_the_machine()
+
+from stored import copied  # noqa: E402
 
 from retort.corpus.lookup import Passages  # noqa: E402
 from retort.corpus.queries import QuerySet  # noqa: E402
@@ -58,12 +58,6 @@ class Watcher(threading.Thread):
     def end(self) -> None:
         self._ended.set()
         self.join()
-
-
-def copied(artefact: Artefact, into: Store) -> Artefact:
-    """The artefact in another store."""
-    shutil.copytree(artefact.area.root, Path(into.uri) / artefact.kind / artefact.key)
-    return into.get(artefact.key, artefact.kind)
 
 
 def random_candidates(store: Store, corpus: Artefact, queries: Artefact, pairs: int) -> Artefact:

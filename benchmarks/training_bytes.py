@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from retort.resources import gentle_threads, limit_threads
+from retort.resources import limit_threads, share_the_machine
 
 
 def main() -> None:
-    gentle_threads()
+    share_the_machine()
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     from training import bare_trainer

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retort.resources import available_cores, gentle_threads, limit_threads
+from retort.resources import available_cores, limit_threads, share_the_machine
 
 PASSAGES = 8  # of each query
 TOKENS = {"query": 16, "passage": 128}
@@ -54,7 +54,7 @@ def training_set(queries: int):
 
 
 def main() -> None:
-    gentle_threads()
+    share_the_machine()
     from retort.distillation.collate import Collator
     from retort.distillation.course import Course
     from retort.distillation.fakes import small_course

@@ -1,17 +1,32 @@
 """A small world for the endpoint's tests: a corpus of 60 passages, a tiny random encoder, its embeddings and indices over them."""
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 TOPICS = ["file", "socket", "list", "path", "word", "query", "value", "name", "time", "set"]
 ACTIONS = ["open", "read", "write", "find", "make", "show"]
 
 
-def build_world(folder, patch):
-    """The store with all of it. `patch` runs the jobs' own workers in this process: their actor pools are tested elsewhere, and
+@contextmanager
+def opened_world(tmp_path_factory):
+    """The store with all of it, for a module. The jobs' own workers run in this process: their actor pools are tested elsewhere, and
     take half a minute to start here."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _build(tmp_path_factory.mktemp("world"), patch)
+
+
+def index_in(world, name, shards):
+    """Another index of the world's embeddings."""
+    from retort.indexing.build import IndexConfig, index
+
+    return index(IndexConfig(embeddings=world.embeddings.uri, name=name, shards=shards, store=world.store.uri))
+
+
+def _build(folder, patch):
     from retort.corpus.ingest import IngestConfig, ingest
     from retort.indexing.build import IndexConfig, index
     from retort.indexing.embed import EmbedConfig, embed

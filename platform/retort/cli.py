@@ -20,7 +20,7 @@ from retort import __version__
 from retort.arguments import parse
 from retort.errors import ConfigError, RetortError
 from retort.pipeline.jobs import JOBS, job
-from retort.resources import bounded_caches, gentle_threads
+from retort.resources import share_the_machine
 from retort.store import Artefact, open_store
 from retort.terminal import TerminalProgress, artefact_table, lineage_lines
 
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=os.environ.get("RETORT_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    gentle_threads()
-    bounded_caches()
+    share_the_machine()
     name, rest = given[0], given[1:]
     try:
         if name in JOBS:

@@ -5,12 +5,11 @@ Nothing here reads the machine at import; `Resources.resolve` does, when a step 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,13 +70,17 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def gentle_threads() -> None:
-    """Let waiting OpenMP threads sleep instead of spin; call it before torch is imported, and before Ray starts workers.
+def share_the_machine() -> None:
+    """Settings under which a process shares cores and memory with others; call it before torch is imported, and before Ray starts workers.
 
-    Ray's own processes share the cores: threads that spin at each barrier then wait for one that is not running, and a
-    training step takes two to three times as long.
+    Waiting OpenMP threads sleep instead of spin: Ray's own processes share the cores, threads that spin at each barrier then wait for one
+    that is not running, and a training step takes two to three times as long.
+
+    oneDNN keeps few of the kernels that it makes for each shape: batches cut by tokens have a hundred shapes, whose kernels took 200 MB of a
+    scoring worker; made anew they take no measurable time.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 @contextmanager
@@ -93,18 +96,9 @@ def threads_of(resources: Resources) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def bounded_caches() -> None:
-    """Let oneDNN keep few of the kernels that it makes for each shape; call it before torch is imported, and before Ray starts workers.
-
-    Batches cut by tokens have a hundred shapes. All their kernels, which it would keep, took 200 MB of a scoring worker; made anew they take no
-    measurable time.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-
-
 def give_back_memory() -> None:
     """Hand memory that was freed back to the system, where the C library can (glibc): between parts of very different sizes it would pile up."""
-    with contextlib.suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 

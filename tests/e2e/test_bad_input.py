@@ -10,6 +10,7 @@ import pytest
 
 from retort.cli import main
 from retort.store import open_store
+from tests.small_disk import mounted
 
 
 def beir(folder, corpus=None, queries=None, qrels=None):
@@ -143,12 +144,8 @@ def test_port_taken(tmp_path, capsys):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of one mebibyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "small", "1m") as folder:
+        yield folder
 
 
 def test_disk_full_while_publishing(tmp_path, small_disk, capsys, monkeypatch):

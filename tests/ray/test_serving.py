@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from tests.serving_world import ACTIONS, TOPICS, build_world
+from tests.serving_world import ACTIONS, TOPICS, opened_world
 
 from retort.errors import BusyError, RetortError
 from retort.serving.app import ServeConfig, build, serving
@@ -26,9 +26,8 @@ from retort.serving.front import check_port, free_port, haproxy_binary
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    yield build_world(tmp_path_factory.mktemp("world"), patch)
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        yield made
 
 
 def is_ours(process, endpoint):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from tests.serving_world import TOPICS, build_world, tuned_encoder
+from tests.serving_world import TOPICS, index_in, opened_world, tuned_encoder
 
 from retort.releases.release import ArtefactRef, load_release, make_release, save_release
 from retort.serving.app import ServeConfig, serving
@@ -17,16 +17,10 @@ from retort.serving.front import free_port
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from retort.indexing.build import IndexConfig, index
-
-    patch = pytest.MonkeyPatch()
-    made = build_world(tmp_path_factory.mktemp("world"), patch)
-    made.other_index = index(
-        IndexConfig(embeddings=made.embeddings.uri, name="docs-one", shards=1, store=made.store.uri)
-    )
-    made.tuned = tuned_encoder(made)
-    yield made
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        made.other_index = index_in(made, "docs-one", shards=1)
+        made.tuned = tuned_encoder(made)
+        yield made
 
 
 @pytest.fixture(scope="module")

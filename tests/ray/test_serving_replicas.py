@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
-from tests.serving_world import TOPICS, build_world
+from tests.serving_world import TOPICS, opened_world
 
 from retort.serving.app import ServeConfig, serving
 from retort.serving.client import Client
@@ -22,9 +22,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    yield build_world(tmp_path_factory.mktemp("world"), patch)
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

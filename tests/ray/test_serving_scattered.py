@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from tests.serving_world import ACTIONS, TOPICS, build_world
+from tests.serving_world import ACTIONS, TOPICS, index_in, opened_world
 
 from retort.releases.release import ArtefactRef, load_release, save_release
 from retort.serving.app import ServeConfig, serving
@@ -16,13 +16,9 @@ from retort.serving.front import free_port
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from retort.indexing.build import IndexConfig, index
-
-    patch = pytest.MonkeyPatch()
-    made = build_world(tmp_path_factory.mktemp("world"), patch)
-    made.three = index(IndexConfig(embeddings=made.embeddings.uri, name="docs-three", shards=3, store=made.store.uri))
-    yield made
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        made.three = index_in(made, "docs-three", shards=3)
+        yield made
 
 
 @pytest.fixture(scope="module")

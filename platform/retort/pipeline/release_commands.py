@@ -11,9 +11,9 @@ from rich.console import Console
 from retort.arguments import parse
 from retort.releases.compose import next_release, read_canaries
 from retort.releases.deleting import mask_passages, read_ids
+from retort.releases.optional_stages import read_routing
 from retort.releases.promote import Move, history, promote, release_names, rollback
 from retort.releases.release import ArtefactRef, load_release
-from retort.releases.stages import read_routing
 from retort.releases.usage import wait_until_served
 from retort.store import Artefact, Store, open_store
 

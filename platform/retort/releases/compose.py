@@ -16,9 +16,9 @@ from retort.config import describe_validation
 from retort.corpus.lookup import Passages
 from retort.errors import IncompatibleError, InputError
 from retort.releases.masks import Reason, masked_ref, read_mask, requested
+from retort.releases.optional_stages import with_stages
 from retort.releases.release import Canary, Release, check_compatible, has_release, load_release, make_release
 from retort.releases.routing import Routing
-from retort.releases.stages import with_stages
 from retort.store import Artefact, Store
 
 __all__ = ["carried_mask", "next_release", "read_canaries"]

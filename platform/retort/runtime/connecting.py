@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from retort.errors import InputError
-from retort.resources import available_cores, bounded_caches, gentle_threads
+from retort.resources import available_cores, share_the_machine
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,7 @@ OBJECT_STORE_BYTES = 256 << 20
 
 
 def _environment() -> None:
-    gentle_threads()
-    bounded_caches()
+    share_the_machine()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

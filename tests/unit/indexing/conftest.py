@@ -67,17 +67,6 @@ def publish_embeddings(store):
 
 
 @pytest.fixture
-def without_ray(monkeypatch):
-    """Run part workers in this process: what Ray does with them is tested in tests/ray."""
-
-    def in_turn(worker, settings, parts, resources, *, describe, progress=None, weights=None):
-        made = worker(**settings)
-        return [dict(made(part)) for part in parts]
-
-    monkeypatch.setattr("retort.indexing.stages.map_parts", in_turn)
-
-
-@pytest.fixture
 def make_index(without_ray):
     """Build an index over an embeddings artefact in this process."""
 

@@ -18,17 +18,6 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def without_ray(monkeypatch):
-    """Run part workers in this process: what Ray does with them is tested in tests/ray."""
-
-    def in_turn(worker, settings, parts, resources, *, describe, progress=None, weights=None):
-        made = worker(**settings)
-        return [dict(made(part)) for part in parts]
-
-    monkeypatch.setattr("retort.indexing.stages.map_parts", in_turn)
-
-
-@pytest.fixture
 def world(store, tmp_path, without_ray, monkeypatch):
     """A release `live` over 80 passages."""
     monkeypatch.setenv("RETORT_STORE", store.uri)

@@ -1,10 +1,10 @@
 """Out of disk in the middle of a re-index: nothing is published, the release stays, and it goes on when there is room."""
 
 import os
-import subprocess
 from contextlib import suppress
 
 import pytest
+from tests.small_disk import mounted
 
 import retort.releases.reindex as module
 from retort.errors import StorageError
@@ -19,12 +19,8 @@ from .worlds import answers, new_corpus
 @pytest.fixture
 def store(tmp_path):
     """A store on a file system of four mebibytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield open_store(str(folder / "store"))
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "small", "4m") as folder:
+        yield open_store(str(folder / "store"))
 
 
 @pytest.mark.parametrize(

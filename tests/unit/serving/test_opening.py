@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
-from tests.serving_world import build_world, tuned_encoder
+from tests.serving_world import opened_world, tuned_encoder
 
 from retort.errors import CorruptError, IncompatibleError
 from retort.models.fakes import tiny_encoder
@@ -18,11 +18,9 @@ from retort.serving.searcher import SearchQuery
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    made = build_world(tmp_path_factory.mktemp("world"), patch)
-    made.tuned = tuned_encoder(made)
-    yield made
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        made.tuned = tuned_encoder(made)
+        yield made
 
 
 def ids(searcher, query="read file", **options):

@@ -5,7 +5,7 @@ import threading
 
 import httpx
 import pytest
-from tests.serving_world import build_world, tuned_encoder
+from tests.serving_world import opened_world, tuned_encoder
 
 from retort.errors import CorruptError
 from retort.releases.promote import rollback
@@ -17,11 +17,9 @@ from retort.serving.replica import ReplicaSettings, ReplicaTarget, open_replica
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    made = build_world(tmp_path_factory.mktemp("world"), patch)
-    made.tuned = tuned_encoder(made)
-    yield made
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        made.tuned = tuned_encoder(made)
+        yield made
 
 
 def settings(world, name, **fields):

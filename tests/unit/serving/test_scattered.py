@@ -7,7 +7,7 @@ from concurrent.futures import TimeoutError as LateError
 
 import numpy as np
 import pytest
-from tests.serving_world import build_world
+from tests.serving_world import index_in, opened_world
 
 from retort.errors import CorruptError, OverloadedError
 from retort.indexing.search import ShardedIndex
@@ -19,13 +19,9 @@ from retort.serving.scattered import PartServer, ScatteredIndex, shards_of
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from retort.indexing.build import IndexConfig, index
-
-    patch = pytest.MonkeyPatch()
-    made = build_world(tmp_path_factory.mktemp("world"), patch)
-    made.five = index(IndexConfig(embeddings=made.embeddings.uri, name="five", shards=5, store=made.store.uri))
-    yield made
-    patch.undo()
+    with opened_world(tmp_path_factory) as made:
+        made.five = index_in(made, "five", shards=5)
+        yield made
 
 
 class LocalPart:

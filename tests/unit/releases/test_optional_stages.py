@@ -6,10 +6,10 @@ from retort.cli import main
 from retort.errors import ConfigError, InputError
 from retort.models.fakes import FakeEncoder
 from retort.releases.compose import next_release
+from retort.releases.optional_stages import read_routing
 from retort.releases.promote import promote
 from retort.releases.release import load_release
 from retort.releases.routing import Routing, Shadow
-from retort.releases.stages import read_routing
 
 from .worlds import build, publish_encoder, release_of
 
