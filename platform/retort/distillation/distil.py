@@ -95,11 +95,11 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
     """Prepare, train and publish."""
     start = inputs.get("start", inputs["base"])
     limits = {"query": config.max_query_tokens, "passage": config.max_passage_tokens}
-    student = initial_student(start.local(), layers=config.layers)
+    student = initial_student(start.local(), layers=config.layers, precision=config.precision)
     freeze(student.model, config.frozen)  # a wrong name is told now and not by a worker
-    reader = DualEncoder.load(inputs["base"].local(), max_tokens=limits)
+    reader = DualEncoder.load(inputs["base"].local(), precision=config.precision, max_tokens=limits)
     if reader.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        reader = DualEncoder.load(start.local(), max_tokens=limits)
+        reader = DualEncoder.load(start.local(), precision=config.precision, max_tokens=limits)
     data, dev, coverage, filtered = _training_data(config, draft, inputs, reader, progress)
     course = _course(config, data, student)
     settings = _loop_settings(config, draft, inputs)

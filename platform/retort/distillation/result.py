@@ -90,7 +90,9 @@ def _audited(
     audit = inputs.get("teacher_audit")
     if audit is None:
         return None
-    base = trained.reader if config.start is None else DualEncoder.load(inputs["base"].local())
+    base = (
+        trained.reader if config.start is None else DualEncoder.load(inputs["base"].local(), precision=config.precision)
+    )
     with progress.task("auditing the student"):
         return audit_student(
             audit, teacher_of(inputs["judgements"]), trained.student, base, QuerySet.open(inputs["queries"]).texts, config.seed

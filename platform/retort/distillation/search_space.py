@@ -67,15 +67,12 @@ class SearchSettings(BaseModel):
 def searched(settings: SearchSettings, course: Course) -> dict[Searched, tuple[float, float]]:
     """(lowest, highest) of each field that the search moves."""
     on = [part for part in PARTS if getattr(course, f"{part}_weight") > 0]
-    moved: list[Searched] = [name for name in settings.fields if name not in (f"{on[0]}_weight",)]
     found: dict[Searched, tuple[float, float]] = {}
-    for name in moved:
-        if name in settings.ranges:
-            found[name] = settings.ranges[name]
-        elif _matters(name, on):
+    for name in settings.fields:
+        if name != f"{on[0]}_weight" and _matters(name, on):
             value, spread = getattr(course, name), SPREAD[name.rsplit("_", 1)[-1]]
-            found[name] = (value / spread, value * spread)
-    return {name: bounds for name, bounds in found.items() if _matters(name, on)}
+            found[name] = settings.ranges.get(name, (value / spread, value * spread))
+    return found
 
 
 def values_of(settings: SearchSettings, course: Course) -> list[dict[str, float]]:

@@ -20,12 +20,18 @@ from retort.corpus.queries import QuerySet
 from retort.metrics.significance import paired_bootstrap
 from retort.models.dual_encoder import DualEncoder
 from retort.store import Artefact
-from retort.teaching.audit_findings import agreement_figures, length_correlation, slices_of, worst_slice
+from retort.teaching.audit_findings import (
+    NO_LABEL,
+    agreement_figures,
+    length_correlation,
+    slice_labels,
+    slices_of,
+    worst_slice,
+)
 from retort.teaching.audit_gate import audit_entry
 from retort.teaching.audit_pairs import Pairs, choose_queries, open_pairs
 from retort.teaching.concordance import by_query, label_concordance
 from retort.teaching.trained_on import same_question
-from retort.teaching.trust import length_edges, length_labels
 
 __all__ = ["AUDIT_FILE", "audit_section", "audit_student"]
 
@@ -61,7 +67,8 @@ def audit_student(
         NotFoundError: the audit's inputs are no longer in the store. InputError: the audit is about other teachers.
     """
     entry = audit_entry(audit, *teacher)
-    pairs = _pairs(audit, taught)
+    audited = _audited_pairs(audit)
+    pairs = _without(audited, taught)
     if len(pairs.queries) < 2:
         return None
     scores = {"base": _scores(base, pairs), "student": _scores(student, pairs)}
@@ -75,26 +82,33 @@ def audit_student(
     return {
         "audit": {"name": audit.name, "digest": audit.digest},
         "queries": len(pairs.queries),
-        "left_out": len(choose_from(audit)) - len(pairs.queries),
+        "left_out": len(audited.queries) - len(pairs.queries),
         "systems": systems,
         "teacher": {"name": entry["name"], **known},
-        "lost": _lost(pairs, scores, known["slices"], seed),
+        "lost": _lost(pairs, scores, _labels(audited, pairs), known["slices"], seed),
     }
 
 
-def choose_from(audit: Artefact) -> QuerySet:
-    """The queries that the audit looked at."""
-    settings = audit.manifest.config
+def _audited_pairs(audit: Artefact) -> Pairs:
+    """The candidates of the queries that the audit looked at."""
+    settings, candidates = audit.manifest.config, audit.input("candidates")
     queries = QuerySet.open(audit.input("queries"))
-    return choose_queries(audit.input("candidates"), queries, int(settings["max_queries"]), int(settings["seed"]))
+    chosen = choose_queries(candidates, queries, int(settings["max_queries"]), int(settings["seed"]))
+    return open_pairs(candidates, chosen, audit.input("corpus"))
 
 
-def _pairs(audit: Artefact, taught: Collection[str]) -> Pairs:
-    chosen = choose_from(audit)
-    pairs = open_pairs(audit.input("candidates"), chosen, audit.input("corpus"))
+def _without(pairs: Pairs, taught: Collection[str]) -> Pairs:
+    """Only the pairs of queries that the student did not learn from."""
     known = {same_question(text) for text in taught}
-    fresh = [id_ for id_, text in zip(chosen.ids, chosen.texts, strict=True) if same_question(text) not in known]
-    return pairs.only(set(fresh))
+    queries = zip(pairs.queries.ids, pairs.queries.texts, strict=True)
+    return pairs.only({id_ for id_, text in queries if same_question(text) not in known})
+
+
+def _labels(audited: Pairs, kept: Pairs) -> dict[str, list[str]]:
+    """Slices of the pairs that are kept, cut and named as in the whole audit: what the teacher reaches is known by these names."""
+    there = set(kept.queries.ids)
+    rows = [row for row, (query, _) in enumerate(audited.ids) if query in there]
+    return {by: [own[row] for row in rows] for by, own in slice_labels(audited).items()}
 
 
 def _scores(encoder: DualEncoder, pairs: Pairs) -> Floats:
@@ -121,17 +135,15 @@ def _figures(pairs: Pairs, scores: Floats, seed: int) -> dict[str, Any]:
 
 
 def _lost(
-    pairs: Pairs, scores: Mapping[str, Floats], of_teacher: Sequence[Mapping[str, Any]], seed: int
+    pairs: Pairs,
+    scores: Mapping[str, Floats],
+    labels: Mapping[str, Sequence[str]],
+    of_teacher: Sequence[Mapping[str, Any]],
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Slices in which the student orders surely worse than its base, with what the teacher reaches there."""
     accuracy = {name: label_concordance(values, pairs.relevant, pairs.query) for name, values in scores.items()}
     reached = {(row["by"], row["label"]): row["accuracy"] for row in of_teacher}
-    facts = pairs.facts
-    labels = {
-        "length": length_labels(facts.words, length_edges(np.array(facts.words))),
-        "language": facts.language,
-        "section": facts.section,
-    }
     found = []
     for by, own in labels.items():
         values = np.array(own, dtype=object)
@@ -142,10 +154,10 @@ def _lost(
                 continue
             change = paired_bootstrap(list(student.values()), list(base.values()), samples=2000, level=LEVEL, seed=seed)
             if change.high < 0:
-                teacher = reached.get((by, label))
+                teacher = reached.get((by, label or NO_LABEL))
                 found.append(
                     {
-                        "by": by, "label": label or "(none)", "queries": change.queries, "change": change.mean, "low": change.low,
+                        "by": by, "label": label or NO_LABEL, "queries": change.queries, "change": change.mean, "low": change.low,
                         "high": change.high, "teacher": teacher["mean"] if teacher else None,
                     }
                 )  # fmt: skip

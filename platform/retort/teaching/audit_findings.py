@@ -27,7 +27,7 @@ from retort.teaching.concordance import by_query, label_concordance, order_conco
 from retort.teaching.trust import length_edges, length_labels
 
 __all__ = [
-    "against_search", "agreement_figures", "calibration_of", "gap_of", "length_correlation", "slices_of", "teachers_agree", "worst_slice",
+    "NO_LABEL", "against_search", "agreement_figures", "calibration_of", "gap_of", "length_correlation", "slice_labels", "slices_of", "teachers_agree", "worst_slice",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -35,6 +35,8 @@ MEASURES = ("ndcg@10", "mrr@10")
 LEAST_SLICE_QUERIES = 20
 """Slices with fewer queries are put together: their means say nothing."""
 MOST_VALUES = 12
+NO_LABEL = "(none)"
+"""What is shown for pairs without a language or a section."""
 SAMPLES = 2000
 
 
@@ -135,6 +137,16 @@ def length_correlation(pairs: Pairs, scores: Floats, seed: int) -> dict[str, Any
     return {"mean": mean, "low": float(low), "high": float(high), "queries": len(names), "pairs": len(rows)}
 
 
+def slice_labels(pairs: Pairs) -> dict[str, list[str]]:
+    """Return the label of each pair by length, language and section; rare values are put together."""
+    facts = pairs.facts
+    return {
+        "length": length_labels(facts.words, length_edges(np.array(facts.words))),
+        "language": _frequent(facts.language, pairs.query),
+        "section": _frequent(facts.section, pairs.query),
+    }
+
+
 def slices_of(pairs: Pairs, scores: Floats, thirds: Sequence[str | None], seed: int) -> list[dict[str, Any]]:
     """Return accuracy and mean scores by passage length, language, section, and (relevant passages only) place of the answer.
 
@@ -142,14 +154,8 @@ def slices_of(pairs: Pairs, scores: Floats, thirds: Sequence[str | None], seed: 
         {"by", "label", "queries", "pairs", "accuracy": {mean, low, high, queries} | None, "relevant", "other": mean score | None};
         a property with one value gives none.
     """
-    facts = pairs.facts
     concordance = label_concordance(scores, pairs.relevant, pairs.query)
-    labels = {
-        "length": length_labels(facts.words, length_edges(np.array(facts.words))),
-        "language": _frequent(facts.language, pairs.query),
-        "section": _frequent(facts.section, pairs.query),
-        "position": [third or "" for third in thirds],
-    }
+    labels = slice_labels(pairs) | {"position": [third or "" for third in thirds]}
     rows: list[dict[str, Any]] = []
     for by, own in labels.items():
         # By length from short to long, by place from first to last, else the most frequent first.
@@ -159,7 +165,7 @@ def slices_of(pairs: Pairs, scores: Floats, thirds: Sequence[str | None], seed: 
         values = np.array(own, dtype=object)
         for name in names:
             here = values == name
-            rows.append({"by": by, "label": name or "(none)"} | _slice(pairs, scores, concordance, here, seed))
+            rows.append({"by": by, "label": name or NO_LABEL} | _slice(pairs, scores, concordance, here, seed))
     return rows
 
 
