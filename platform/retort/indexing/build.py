@@ -13,7 +13,7 @@ import logging
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retort.config import JobConfig, Ref
 from retort.errors import ConfigError, CorruptError, InputError
@@ -75,6 +75,14 @@ class IndexConfig(JobConfig):
         description="Vectors that the quantiser is trained on, for kinds that have one; all if there are fewer.",
     )
 
+    @model_validator(mode="after")
+    def _tuned_for_something(self) -> IndexConfig:
+        if self.tune is not None:
+            TuneGoal.parse(self.tune)
+        elif self.tune_queries is not None:
+            raise ConfigError("tune_queries is given, and tune is not. Say what to reach: tune: recall@10=0.95.")
+        return self
+
 
 def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
     """Build the index; return its artefact.
@@ -93,8 +101,6 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
             f"shards is {config.shards}, and {embeddings} has {known.count} passages. Ask for {known.count} shards at most."
         )
     goal = None if config.tune is None else TuneGoal.parse(config.tune)
-    if goal is None and config.tune_queries is not None:
-        raise ConfigError("tune_queries is given, and tune is not. Say what to reach: tune: recall@10=0.95.")
     plan = plan_index(
         config.kind,
         known.count,

@@ -173,7 +173,7 @@ def empty_index(factory: str, dimension: int) -> Any:
         )
     lists = inverted_lists(index)
     # Only silences FAISS's warnings on stderr, one per sub-quantiser and iteration.
-    for holder in (lists, getattr(lists, "pq", None), getattr(_inner(index), "pq", None)):
+    for holder in (lists, getattr(lists, "pq", None), getattr(inner_index(index), "pq", None)):
         if holder is not None and hasattr(holder, "cp"):
             holder.cp.min_points_per_centroid = 1
     if isinstance(lists, faiss.IndexIVFRaBitQ):
@@ -200,17 +200,22 @@ def inverted_lists(index: Any) -> Any | None:
 
 def keeps_vectors(index: Any) -> bool:
     """Whether its scores are those of the float32 vectors, so that refining them changes nothing."""
-    inner = _inner(index)
-    storage = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else inner
-    return inner is index and isinstance(storage, faiss.IndexFlat | faiss.IndexIVFFlat)
+    return inner_index(index) is index and isinstance(_storage(index), faiss.IndexFlat | faiss.IndexIVFFlat)
 
 
-def _inner(index: Any) -> Any:
+def _storage(index: Any) -> Any:
+    """What holds the codes: of a graph its storage, else the index behind its transformation."""
+    inner = inner_index(index)
+    return faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else inner
+
+
+def inner_index(index: Any) -> Any:
+    """The index behind a transformation of its vectors; itself without one."""
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
 def _graph(index: Any) -> Any | None:
-    return getattr(_inner(index), "hnsw", None)
+    return getattr(inner_index(index), "hnsw", None)
 
 
 def _search_settings(index: Any) -> dict[str, int]:
@@ -222,12 +227,10 @@ def _search_settings(index: Any) -> dict[str, int]:
 
 def _refine_factor(index: Any, dimension: int, recall: float) -> int:
     """Candidates per hit: none where a byte per dimension does, few for four bits, many for one; 0 is none."""
-    inner = _inner(index)
-    storage = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else inner
-    bits = 8 * getattr(storage, "code_size", 4 * dimension) / dimension
-    if bits >= 8:
+    bits = 8 * getattr(_storage(index), "code_size", 4 * dimension) / dimension
+    if bits >= 6:
         return 2 if recall > CODE_RECALL else 0
-    return 2 if bits >= 6 and recall > CODE_RECALL else 0 if bits >= 6 else 4 if bits >= 2 else 8
+    return 4 if bits >= 2 else 8
 
 
 def _lists(count: int) -> int:

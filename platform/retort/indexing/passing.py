@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retort.indexing.faiss_library import faiss
+from retort.indexing.kinds import inner_index
 
 __all__ = ["Passing", "search_passing"]
 
@@ -65,7 +66,7 @@ def search_passing(
 
 def _parameters(index: Any, passing: Passing) -> Any | None:
     """Search parameters with the selector, or None for a kind that FAISS searches without one."""
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    inner = inner_index(index)
     parameters: Any
     if isinstance(inner, faiss.IndexIVF):
         # Lists hold fewer that pass, so more of them are read.

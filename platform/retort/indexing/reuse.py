@@ -72,12 +72,13 @@ def check_reusable(source: Artefact, encoder: Artefact, identity: Mapping[str, A
     old, new = source.manifest.config, identity
     # A field that one side does not have is younger than that side, and had its default then; but a backend is left out
     # of the config where it changes no number (EmbedConfig.identity).
-    differing = [key for key in {*old, *new} - {*NOT_NUMERICS} if key in old and key in new and old[key] != new[key]]
+    shared = (old.keys() & new.keys()) - {*NOT_NUMERICS, "backend"}
+    differing = [key for key in shared if old[key] != new[key]]
     if old.get("backend") != new.get("backend"):
         differing.append("backend")
     if differing:
         raise IncompatibleError(
-            f"{source} was made with other settings ({', '.join(sorted(set(differing)))}): its vectors cannot be reused. Leave reuse out, or embed with those."
+            f"{source} was made with other settings ({', '.join(sorted(differing))}): its vectors cannot be reused. Leave reuse out, or embed with those."
         )
 
 

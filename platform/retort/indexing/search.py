@@ -114,8 +114,10 @@ class ShardedIndex:
         ids: PassageIds,
         threads: int,
         refiner: Refiner | None = None,
+        foreign_bytes: int = 0,
     ) -> None:
         """Take opened shards; use `open`."""
+        self._foreign_bytes = foreign_bytes
         self._artefact, self._shards, self._ids, self._threads = artefact, shards, ids, threads
         self._refiner = refiner
         self.description = description
@@ -152,11 +154,10 @@ class ShardedIndex:
             raise InputError(
                 f"{artefact} has layout {description['layout']}, this version of Retort reads up to {NEWEST_LAYOUT}. Use the version that made it, or a newer one."
             )
-        refiner = _refiner(artefact, description)
+        refiner = _refiner(artefact, int(description["search"].get("refine", 0)))
+        entries = [entry for number, entry in enumerate(description["shards"]) if shards is None or number in shards]
         opened = []
-        for number, entry in enumerate(description["shards"]):
-            if shards is not None and number not in shards:
-                continue
+        for entry in entries:
             holder = holder_of(artefact, entry)
             opened.append(
                 Shard(
@@ -171,17 +172,19 @@ class ShardedIndex:
                     store=None if refiner is None else refiner.store,
                 )
             )
+        foreign_bytes = sum(
+            shard.size_bytes for shard, entry in zip(opened, entries, strict=True) if "artefact" in entry
+        )
         ids = _passage_ids(artefact, description)
-        return cls(artefact, description, opened, ids, threads, refiner)
+        return cls(artefact, description, opened, ids, threads, refiner, foreign_bytes)
 
     def look(self, settings: Mapping[str, int]) -> None:
         """Search with these settings (nprobe or efSearch, refine) from now on; for measuring, not while others search."""
         for shard in self._shards:
             shard.look(settings)
         if "refine" in settings:
-            refiner = self._refiner or _refiner(self._artefact, {"search": {"refine": 1}})
-            assert refiner is not None
-            self._refiner = Refiner(refiner.store, settings["refine"]) if settings["refine"] else None
+            store = None if self._refiner is None else self._refiner.store
+            self._refiner = _refiner(self._artefact, settings["refine"], store)
 
     def hiding(self, hidden: NDArray[np.bool_]) -> Self:
         """This index, its open files shared, without the rows that are true in `hidden` [count]."""
@@ -202,12 +205,7 @@ class ShardedIndex:
     @property
     def index_bytes(self) -> int:
         """Bytes of all its files on disk, those that it shares with an earlier index included."""
-        foreign = [
-            shard.size_bytes
-            for shard, entry in zip(self._shards, self.description["shards"], strict=True)
-            if "artefact" in entry
-        ]
-        return self._artefact.size_bytes + sum(foreign)
+        return self._artefact.size_bytes + self._foreign_bytes
 
     @property
     def mapped_bytes(self) -> int:
@@ -291,10 +289,11 @@ def _row_map(artefact: Artefact, entry: dict[str, Any]) -> NDArray[np.int64] | N
     return rows
 
 
-def _refiner(artefact: Artefact, description: dict[str, Any]) -> Refiner | None:
-    """What scores candidates exactly, where index.json says so: the vectors of the embeddings that the index is bound to."""
-    factor = int(description["search"].get("refine", 0))
-    return Refiner(VectorStore.open(artefact.input("embeddings")), factor) if factor else None
+def _refiner(artefact: Artefact, factor: int, store: VectorStore | None = None) -> Refiner | None:
+    """What scores `factor` candidates a hit exactly, by the vectors of the embeddings that the index is bound to; None for 0."""
+    if not factor:
+        return None
+    return Refiner(VectorStore.open(artefact.input("embeddings")) if store is None else store, factor)
 
 
 def _passage_ids(artefact: Artefact, description: dict[str, Any]) -> PassageIds:
