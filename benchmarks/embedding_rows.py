@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from harness import Report, Row, console, interleaved, ratio_row
+from harness import Report, Row, console, interleaved, ratio_row, timed
 from search_rows import RealVectors
 
 from retort.resources import available_cores, limit_threads
@@ -39,14 +39,14 @@ def add_embedding(report: Report, real: RealVectors, quick: bool) -> None:
         return peer.encode(texts, batch_size=size, normalize_embeddings=True, show_progress_bar=False)
 
     theirs(32), exact.encode(texts), fast.encode(texts)  # warm
-    speeds = {size: len(texts) / _seconds(lambda size=size: theirs(size)) for size in BATCH_SIZES}
+    speeds = {size: len(texts) / timed(lambda size=size: theirs(size)) for size in BATCH_SIZES}
     size = max(speeds, key=lambda size: speeds[size])
     console.print(f"  sentence-transformers is fastest at batch size {size}")
     rates = interleaved(
         {
-            "ours": lambda: len(texts) / _seconds(lambda: exact.encode(texts)),
-            "int8": lambda: len(texts) / _seconds(lambda: fast.encode(texts)),
-            "sentence-transformers": lambda: len(texts) / _seconds(lambda: theirs(size)),
+            "ours": lambda: len(texts) / timed(lambda: exact.encode(texts)),
+            "int8": lambda: len(texts) / timed(lambda: fast.encode(texts)),
+            "sentence-transformers": lambda: len(texts) / timed(lambda: theirs(size)),
         },
         3 if quick else 5,
     )
@@ -136,7 +136,7 @@ def add_ray_data(report: Report, real: RealVectors, store: str, quick: bool) -> 
         draft = opened.draft("embeddings", "ray-data", step="benchmark", config={"at": time.time_ns()})
         worker = PartEmbedder(draft=draft, corpus=corpus, encoder=loaded)
         worker(parts[0])
-        spent = _seconds(lambda: [worker(part) for part in parts[1:]])
+        spent = timed(lambda: [worker(part) for part in parts[1:]])
         draft.discard()
         return sum(counts[part] for part in parts[1:]) / spent
 
@@ -200,9 +200,3 @@ def _texts(corpus: Any, rows: np.ndarray) -> list[str]:
     from retort.corpus.passages import passage_text
 
     return [passage_text(record["title"], record["text"]) for record in corpus.records_at(rows.tolist())]
-
-
-def _seconds(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

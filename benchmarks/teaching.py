@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from harness import ROOT, Report, Row, Stages, arguments, console, interleaved, ratio_row
+from harness import ROOT, Report, Row, Stages, arguments, console, interleaved, ratio_row, timed
 from scipy.stats import spearmanr
 from teaching_data import Data, Pair
 from teaching_words import add_word_bytes
@@ -76,9 +76,7 @@ class Peer:
 
 
 def _rate(work: Callable[[], Any], pairs: int) -> float:
-    began = time.perf_counter()
-    work()
-    return pairs / (time.perf_counter() - began)
+    return pairs / timed(work)
 
 
 def add_sentence_level(report: Report, data: Data) -> None:
