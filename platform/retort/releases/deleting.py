@@ -13,15 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from retort.corpus.lookup import Passages
-from retort.errors import BusyError, InputError, NotFoundError
+from retort.errors import InputError, NotFoundError
 from retort.releases.masks import Reason, masked_ref, read_mask
-from retort.releases.promote import promote
-from retort.releases.release import release_at
+from retort.releases.promote import promote_change
+from retort.releases.release import Release
 from retort.store import Store
 
 __all__ = ["mask_passages", "read_ids"]
-
-TRIES = 5
 
 
 def mask_passages(
@@ -32,21 +30,17 @@ def mask_passages(
     With `strict`, NotFoundError for ids that the release's corpus does not hold. Others may move the release meanwhile.
     """
     wanted = list(dict.fromkeys(ids))
-    for _ in range(TRIES):
-        release, version = release_at(store, name)
-        corpus = Passages.open(release.corpus.find(store))
+
+    def masked(release: Release) -> Release:
         if strict:
-            corpus.rows(wanted)
+            Passages.open(release.corpus.find(store)).rows(wanted)
         mask = read_mask(store, release)
         # What somebody asked for stays asked for, whatever becomes of the corpus.
         mask |= {passage_id: reason for passage_id in wanted if mask.get(passage_id) != "asked"}
-        masked = release.model_copy(update={"masked": masked_ref(store, mask, name), "origin": "promote"})
-        try:
-            # Nothing but the mask is new, so nothing else is checked again: this must be quick.
-            return promote(store, masked, (), note=note, expected_version=version), len(mask)
-        except BusyError:
-            continue
-    raise BusyError(f"Release {name!r} is moved by others all the time: try again.")
+        return release.model_copy(update={"masked": masked_ref(store, mask, name), "origin": "promote"})
+
+    version, release = promote_change(store, name, masked, note=note)
+    return version, len(read_mask(store, release))
 
 
 def read_ids(values: Sequence[str]) -> list[str]:

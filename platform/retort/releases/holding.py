@@ -1,6 +1,6 @@
 """Which artefacts hold named passages, and which may quote them: what a purge has to look at.
 
-holding(store, ids)          by kind: those with the passages, their vectors or their ids, in the order of deletion
+holding(store, ids)          by kind: those with the passages, their vectors or their ids
 quoting(store, affected)     what came, by whatever steps, from one of these
 texts_of(corpora, ids)       titles and texts of the passages
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retort.releases.masks import MASK_FILE
 from retort.releases.retention import COLLECTED, shared_with
 from retort.store import Artefact, Store
 
@@ -40,9 +41,7 @@ def holding(store: Store, ids: set[str]) -> dict[str, list[Artefact]]:
         for item in all_indexes
         if item.key not in keys and any(key in keys or key not in there for key in shared_with(item))
     ]
-    masks = [
-        item for item in store.list("mask") if ids & set(item.part("mask.parquet").column("passage_id").to_pylist())
-    ]
+    masks = [item for item in store.list("mask") if ids & set(item.part(MASK_FILE).column("passage_id").to_pylist())]
     return {"corpus": corpora, "embeddings": embeddings, "index": indexes, "mask": masks}
 
 

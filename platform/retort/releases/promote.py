@@ -1,6 +1,7 @@
 """Moving a release's pointer: promote, roll back, and the history that both leave.
 
     promote(store, release, checks, note=...)    checks first; only then the pointer moves. Returns the version
+    promote_change(store, name, change, ...)     what is served now, changed; again if others move it meanwhile
     rollback(store, name, version=None)          moves on to what an earlier version held
     history(store, name)                         every version that is kept, newest first
 
@@ -13,20 +14,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from retort.errors import BusyError, CorruptError, InputError, NotFoundError
 from retort.releases.masks import masked_ref, read_mask, requested
-from retort.releases.release import Release, check_compatible, load_release
+from retort.releases.release import (
+    POINTER,
+    Release,
+    check_compatible,
+    load_release,
+    newest_version,
+    release_at,
+    release_pointer,
+    save_release,
+)
 from retort.store import Store
 
-__all__ = ["Check", "Move", "check_whole", "history", "promote", "release_names", "rollback"]
+__all__ = [
+    "Check",
+    "Move",
+    "check_rows",
+    "check_whole",
+    "history",
+    "promote",
+    "promote_change",
+    "release_names",
+    "rollback",
+]
 
 Check = Callable[[Store, Release], None]
 """Raises a RetortError that says why the release must not be served."""
-
-_POINTER = "release-"
 
 
 @dataclass(frozen=True)
@@ -47,16 +66,21 @@ def check_whole(store: Store, release: Release) -> None:
 
     artefact = release.index.find(store)
     index = ShardedIndex.open(artefact)
-    passages = Passages.open(release.corpus.find(store))
-    rows = np.unique(np.linspace(0, len(index) - 1, num=min(len(index), 16), dtype=np.int64))
-    if len(index) != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
-        raise CorruptError(
-            f"Index {release.index.name!r} ({len(index)} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "
-            "Embed and index the corpus again."
-        )
+    check_rows(release, index, Passages.open(release.corpus.find(store)))
     encoders = {name: ref.find(store) for name, ref in release.encoders.items()}
     check_compatible(store, artefact, artefact.input("embeddings").input("encoder"), encoders)
     read_mask(store, release)
+
+
+def check_rows(release: Release, index: Any, passages: Any) -> None:
+    """Raise CorruptError unless a row of the index is that row of the corpus (some rows are compared): hits are fetched by row."""
+    count = len(index)
+    rows = np.unique(np.linspace(0, count - 1, num=min(count, 16), dtype=np.int64))
+    if count != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
+        raise CorruptError(
+            f"Index {release.index.name!r} ({count} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "
+            "Embed and index the corpus again."
+        )
 
 
 def promote(
@@ -74,20 +98,32 @@ def promote(
     """
     for check in checks:
         check(store, release)
-    pointer = store.pointer(_POINTER + release.name)
-    current = pointer.read()
-    if expected_version is not None and current.version != expected_version:
+    version = newest_version(store, release.name)
+    if expected_version is not None and version != expected_version:
         raise BusyError(
-            f"Release {release.name!r} was moved by somebody else meanwhile (version {current.version}, expected {expected_version}). Run it again."
+            f"Release {release.name!r} was moved by somebody else meanwhile (version {version}, expected {expected_version}). Run it again."
         )
-    if current.value is not None and _same(load_release(store, release.name), release):
-        return current.version
+    if version and _same(load_release(store, release.name, version), release):
+        return version
     moved = release.model_copy(update={"note": note, "moved": datetime.now(UTC).isoformat(timespec="milliseconds")})
-    if not pointer.swap(current.version, moved.model_dump(mode="json")):
-        raise BusyError(
-            f"Release {release.name!r} was moved by somebody else at the same time: look at it and try again."
-        )
-    return current.version + 1
+    return save_release(store, moved, version)
+
+
+def promote_change(
+    store: Store, name: str, change: Callable[[Release], Release], *, note: str, tries: int = 5
+) -> tuple[int, Release]:
+    """Promote `change(what is served now)`, again if somebody else moves it meanwhile; returns the version and the release.
+
+    Nothing is checked: `change` alters what was checked already, and must be quick. BusyError if others move it all the time.
+    """
+    for _ in range(tries):
+        release, version = release_at(store, name)
+        changed = change(release)
+        try:
+            return promote(store, changed, (), note=note, expected_version=version), changed
+        except BusyError:
+            continue
+    raise BusyError(f"Release {name!r} is moved by others all the time: try again.")
 
 
 def rollback(
@@ -123,7 +159,7 @@ def rollback(
 
 def history(store: Store, name: str) -> list[Move]:
     """Versions of a release that are kept, newest first. NotFoundError names the releases there are."""
-    versions = store.pointer(_POINTER + name).versions()
+    versions = release_pointer(store, name).versions()
     if not versions:
         raise NotFoundError(
             f"There is no release {name!r} in {store.uri}. Releases: {', '.join(release_names(store)) or 'none'}."
@@ -136,7 +172,7 @@ def release_names(store: Store) -> list[str]:
     from urllib.parse import unquote
 
     folders = [unquote(folder) for folder in store.area.folders("pointers")]
-    return sorted(folder.removeprefix(_POINTER) for folder in folders if folder.startswith(_POINTER))
+    return sorted(folder.removeprefix(POINTER) for folder in folders if folder.startswith(POINTER))
 
 
 def _same(one: Release, other: Release) -> bool:

@@ -33,7 +33,7 @@ from retort.releases.holding import holding, quoting, texts_of
 from retort.releases.masks import masked_ref, read_mask
 from retort.releases.promote import check_whole, history, promote, release_names
 from retort.releases.reindex import release_lock
-from retort.releases.release import ArtefactRef, Canary, Release, release_at
+from retort.releases.release import ArtefactRef, Canary, Release, release_at, release_pointer
 from retort.releases.retention import COLLECTED, clean_cache, delete_artefact
 from retort.releases.settings import index_settings
 from retort.releases.usage import in_use, named_by
@@ -51,7 +51,6 @@ RECORDS = "purges"
 class Purged:
     """What was done."""
 
-    remade: list[Artefact]
     releases: dict[str, int]  # name -> version now
     deleted: list[str]  # kind/name (key)
     cache_files: int
@@ -63,7 +62,6 @@ def purge(
     store: Store,
     ids: Sequence[str],
     *,
-    resources: Any = None,
     wait_s: float = 30.0,
     progress: Progress = QUIET,
 ) -> Purged:
@@ -77,11 +75,11 @@ def purge(
     record_name = f"{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:32]}.json"
     earlier = _read_record(store, record_name)
     affected = holding(store, set(ids))
-    if not affected["corpus"] and not any(affected.values()) and not earlier:
+    if not any(affected.values()) and not earlier:
         raise NotFoundError(f"No corpus in {store.uri} holds any of the {len(ids)} passages: nothing to purge.")
     may_quote = quoting(store, affected)
     with _locks(store):
-        remake = _Remake(store, set(ids), affected, resources, progress)
+        remake = _Remake(store, set(ids), affected, progress)
         remade = remake.all()
         releases = _move_releases(store, set(ids), affected, remake)
         trimmed = _trim(store, affected)
@@ -97,7 +95,7 @@ def purge(
                 delete_artefact(item)
                 deleted.append(str(item))
         _delete_drafts(store, set(ids))
-    return Purged(remade, releases, deleted, clean_cache(digests), may_quote, held)
+    return Purged(releases, deleted, clean_cache(digests), may_quote, held)
 
 
 def _needed(store: Store, affected: dict[str, list[Artefact]]) -> set[str]:
@@ -117,13 +115,10 @@ def _needed(store: Store, affected: dict[str, list[Artefact]]) -> set[str]:
 class _Remake:
     """Makes artefacts again without the passages; the successors by key of what they replace."""
 
-    def __init__(
-        self, store: Store, ids: set[str], affected: dict[str, list[Artefact]], resources: Any, progress: Progress
-    ) -> None:
+    def __init__(self, store: Store, ids: set[str], affected: dict[str, list[Artefact]], progress: Progress) -> None:
         self._store, self._ids, self._progress = store, ids, progress
         self._affected = {item.uri: item for items in affected.values() for item in items}
         self._needed = _needed(store, affected)
-        self._extra: dict[str, Any] = {} if resources is None else {"resources": resources}
         self.successors: dict[str, Artefact] = {}
         self._holders = {kind: set(store.names(kind).values()) for kind in ("corpus", "embeddings", "index")}
 
@@ -162,7 +157,7 @@ class _Remake:
 
     def _index(self, old: Artefact) -> Artefact:
         embeddings = self.of(old.input("embeddings"))
-        settings = index_settings(old, embeddings) | self._extra
+        settings = index_settings(old, embeddings)
         config = IndexConfig(store=self._store.uri, name=self._name(old), embeddings=embeddings.uri, **settings)
         return index(config, self._progress)
 
@@ -236,7 +231,7 @@ def _trim(store: Store, affected: dict[str, list[Artefact]]) -> int:
     for name in release_names(store):
         for move in history(store, name)[1:]:
             if any((ref.kind, ref.key) in gone for ref in named_by(move.release)):
-                store.pointer(f"release-{name}").area.delete(f"{move.version:08d}.json")
+                release_pointer(store, name).forget(move.version)
                 trimmed += 1
     return trimmed
 

@@ -31,8 +31,8 @@ from retort.progress import QUIET, Progress
 from retort.releases.compose import next_release
 from retort.releases.cost import Estimate, estimate, within_budget
 from retort.releases.deleting import mask_passages
-from retort.releases.promote import check_whole, promote
-from retort.releases.release import Release, release_at
+from retort.releases.promote import check_whole, promote, promote_change
+from retort.releases.release import POINTER, Release, release_at
 from retort.releases.settings import index_settings, settings_of
 from retort.releases.usage import wait_until_served
 from retort.releases.validation import check_release_canaries, compare_quality, index_recall, labelled_queries
@@ -137,7 +137,7 @@ def reindex(config: ReindexConfig, progress: Progress = QUIET) -> dict[str, Arte
 
 def release_lock(store: Store, name: str) -> Pointer:
     """The lock that a re-index of this release holds, a purge too."""
-    return Pointer(store.area.at("locks", f"release-{name}"))
+    return Pointer(store.area.at("locks", POINTER + name))
 
 
 def _plan(config: ReindexConfig, store: Store) -> _Work:
@@ -303,15 +303,12 @@ def _validate(
 
 def _promote(config: ReindexConfig, store: Store, work: _Work, made: Artefact) -> int:
     """Move the pointer; what was deleted on request since we began stays masked."""
-    for _ in range(5):
-        current, version = release_at(store, config.release)
+
+    def following(current: Release) -> Release:
         if current.index.digest != work.release.index.digest and current.index.digest != made.digest:
             raise BusyError(
                 f"Release {config.release!r} was moved to index {current.index.name!r} meanwhile, so nothing was promoted. Run it again."
             )
-        release = _release(config, store, work, made)
-        try:
-            return promote(store, release, (), note=f"re-indexed ({work.kind})", expected_version=version)
-        except BusyError:
-            continue
-    raise BusyError(f"Release {config.release!r} is moved by others all the time: try again.")
+        return _release(config, store, work, made)
+
+    return promote_change(store, config.release, following, note=f"re-indexed ({work.kind})")[0]

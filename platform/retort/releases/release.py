@@ -16,7 +16,9 @@ from retort.config import describe_validation
 from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
 from retort.releases.routing import Routing
 from retort.store import Artefact, Store
+from retort.store.pointers import Pointer
 
+POINTER = "release-"
 _EXAMPLES = 5
 _EXAMPLE_CHARS = (12, 80)
 
@@ -167,14 +169,18 @@ def example_queries(store: Store, corpus: Artefact) -> list[str]:
     return []
 
 
-def _pointer_name(name: str) -> str:
-    return f"release-{name}"
+def release_pointer(store: Store, name: str) -> Pointer:
+    """The pointer of the release of this name, which holds its versions."""
+    return store.pointer(POINTER + name)
 
 
-def save_release(store: Store, release: Release) -> int:
-    """Move the pointer of this name to the release; returns its version. BusyError when somebody else moves it now."""
-    pointer = store.pointer(_pointer_name(release.name))
-    version = pointer.read().version
+def save_release(store: Store, release: Release, expected_version: int | None = None) -> int:
+    """Move the pointer of this name to the release (from `expected_version`, if given); returns its version.
+
+    BusyError when somebody else moved it.
+    """
+    pointer = release_pointer(store, release.name)
+    version = newest_version(store, release.name) if expected_version is None else expected_version
     if not pointer.swap(version, release.model_dump(mode="json")):
         raise BusyError(
             f"Release {release.name!r} was moved by somebody else at the same time: look at it and try again."
@@ -189,7 +195,7 @@ def load_release(store: Store, name: str, version: int | None = None) -> Release
 
 def release_at(store: Store, name: str, version: int | None = None) -> tuple[Release, int]:
     """As load_release, with the version that it was."""
-    found = store.pointer(_pointer_name(name)).read(version)
+    found = release_pointer(store, name).read(version)
     if found.value is None:
         raise NotFoundError(f"There is no release {name!r} in {store.uri}. Name an index instead: retort serve INDEX.")
     try:
@@ -202,9 +208,9 @@ def release_at(store: Store, name: str, version: int | None = None) -> tuple[Rel
 
 def newest_version(store: Store, name: str) -> int:
     """The version that the pointer of this name is at; 0 if it was never set."""
-    return max(store.pointer(_pointer_name(name)).versions(), default=0)
+    return max(release_pointer(store, name).versions(), default=0)
 
 
 def has_release(store: Store, name: str) -> bool:
     """Whether a release of this name was ever saved."""
-    return store.pointer(_pointer_name(name)).read().value is not None
+    return release_pointer(store, name).read().value is not None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from retort.releases.promote import Move, history, release_names
-from retort.releases.release import ArtefactRef
+from retort.releases.release import ArtefactRef, release_pointer
 from retort.releases.usage import in_use, named_by
 from retort.store import KINDS, Artefact, Store, cache_root
 from retort.store.manifest import MANIFEST
@@ -79,7 +79,7 @@ def plan_collection(store: Store, retention_days: float, now: datetime | None = 
 def carry_out(store: Store, collection: Collection) -> None:
     """Delete it: versions of releases first, so that none can go back to what is no longer there."""
     for name, version in collection.versions:
-        store.pointer(f"release-{name}").area.delete(f"{version:08d}.json")
+        release_pointer(store, name).forget(version)
     for item in collection.artefacts:
         delete_artefact(item)
     clean_cache([item.digest for item in collection.artefacts])

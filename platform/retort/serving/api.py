@@ -186,9 +186,7 @@ def _add_operations(
     async def metrics(request: Request) -> Response:
         """Prometheus metrics of all replicas; those of others are some seconds old."""
         _identified(request, gate, "admin")
-        current = engine()
-        current.metrics.queued.set(current.queue_length())
-        text = merged([current.metrics.render().decode(), *other_metrics()])
+        text = merged([engine().metrics.render().decode(), *other_metrics()])
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
     plain: dict[str, Any] = {"response_model": None, "response_class": Response}

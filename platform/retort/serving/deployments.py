@@ -68,7 +68,6 @@ class SearchReplica:
         """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""
         return create_app(
             lambda: self._running.engine,
-            max_body_bytes=self._settings.max_body_bytes,
             send_request_id=False,
             gate=self._running.gate,
             journal=self._journal,

@@ -51,7 +51,6 @@ class EngineLimits:
     max_query_chars: int = 8000
     request_timeout_s: float = 30.0
     max_rerank: int = 100
-    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ class SearchEngine:
             self._run,
             max_batch=self.limits.max_batch_queries,
             max_queued=self.limits.max_queued_queries,
-            lanes=self.limits.lanes,
             name="retort-search",
         )
         # A teacher takes a hundred times as long as a search: plain searches do not wait behind it.
         self._slow: Batcher[Work, Done] = Batcher(
-            self._run, max_batch=_SLOW_QUERIES, max_queued=self.limits.max_queued_queries // 4, name="retort-rerank"
+            self._run, max_batch=_SLOW_QUERIES, max_queued=_slow_queue(self.limits), name="retort-rerank"
         )
         self._shadows = Shadows(self._answer_shadow, lambda: self.queue_length() > 0, self.metrics)
+        self.metrics.queued.set_function(self.queue_length)
         self.metrics.serving(served.identity.version)
 
     @property
@@ -101,6 +100,7 @@ class SearchEngine:
         """Change the limits of requests to come."""
         self.limits = limits
         self._batcher.max_batch, self._batcher.max_queued = limits.max_batch_queries, limits.max_queued_queries
+        self._slow.max_queued = _slow_queue(limits)
 
     def info(self) -> ServiceInfo:
         """What is being served."""
@@ -278,6 +278,10 @@ class SearchEngine:
     def _run(self, batch: Sequence[Work]) -> list[Done]:
         self.metrics.batch(sum(work.weight for work in batch))
         return run_batch(batch)
+
+
+def _slow_queue(limits: EngineLimits) -> int:
+    return limits.max_queued_queries // 4
 
 
 def _is_our_fault(error: Exception, seconds: float, limit_s: float) -> bool:

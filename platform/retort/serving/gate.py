@@ -56,11 +56,6 @@ class Gate:
         except ConfigurationError as error:
             raise ConfigError(f"rate_storage {storage!r}: {error}") from None
 
-    @property
-    def closed(self) -> bool:
-        """Whether a key is needed."""
-        return self._ring is not None
-
     def identify(self, headers: Mapping[str, str], scope: Scope) -> Caller:
         """Who asks; `headers` by lower-case name. RequestError 401 or 403."""
         if self._ring is None:

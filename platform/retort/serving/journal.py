@@ -41,14 +41,9 @@ class Journal:
                 handler.setFormatter(logging.Formatter("%(message)s"))
                 self._log.addHandler(handler)
 
-    @property
-    def on(self) -> bool:
-        """Whether lines are written."""
-        return self._level != "off"
-
     def write(self, scope: MutableMapping[str, Any], route: str, status: int, seconds: float, request_id: str) -> None:
         """The line of one request."""
-        if not self.on:
+        if self._level == "off":
             return
         facts = {name: value for name, value in facts_of(scope).items() if name != "texts" or self._level == "queries"}
         line = {

@@ -22,6 +22,7 @@ from typing import Literal
 from limits import parse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from retort.config import validated
 from retort.errors import ConfigError, NotFoundError, RetortError
 from retort.store import Store
 
@@ -83,19 +84,16 @@ def make_key(
     now = datetime.now(UTC)
     identity = secrets.token_hex(6)
     key = f"rk_{identity}_{secrets.token_urlsafe(32)}"
-    try:
-        record = KeyRecord(
-            id=identity,
-            name=name,
-            sha256=hashlib.sha256(key.encode()).hexdigest(),
-            scopes=list(dict.fromkeys(scopes)),
-            rate=rate,
-            created=now.isoformat(timespec="seconds"),
-            expires=(now + timedelta(days=days)).isoformat(timespec="seconds") if days is not None else None,
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    values = {
+        "id": identity,
+        "name": name,
+        "sha256": hashlib.sha256(key.encode()).hexdigest(),
+        "scopes": list(dict.fromkeys(scopes)),
+        "rate": rate,
+        "created": now.isoformat(timespec="seconds"),
+        "expires": (now + timedelta(days=days)).isoformat(timespec="seconds") if days is not None else None,
+    }
+    record = validated(KeyRecord, values, "the key")
     store.area.at(AREA).write_bytes(f"{identity}.json", record.model_dump_json(indent=1).encode())
     return key, record
 
@@ -108,7 +106,7 @@ def list_keys(store: Store) -> list[KeyRecord]:
         with suppress(NotFoundError):  # revoked between listing and reading
             try:
                 found.append(KeyRecord.model_validate_json(area.read(item.path)))
-            except ValidationError:
+            except (ValidationError, ConfigError):
                 log.warning("%s is no key record", area.full(item.path))
     return sorted(found, key=lambda record: (record.created, record.id))
 

@@ -1,6 +1,6 @@
 """Numbers about the endpoint, in Prometheus's form: requests, stages, batches, queue.
 
-Each replica has its own registry; `/metrics` is that of the replica that answers, labelled with its id.
+Each replica has its own registry, labelled with its id; `/metrics` puts those of all together (metrics_exchange.py).
 """
 
 from __future__ import annotations

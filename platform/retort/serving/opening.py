@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
-import numpy as np
-
-from retort.errors import CorruptError, IncompatibleError
+from retort.errors import IncompatibleError
 from retort.releases.masks import hidden_rows
+from retort.releases.promote import check_rows
 from retort.releases.release import ArtefactRef, Release, passage_space_of
 from retort.serving.canaries import check_canaries, check_own_queries
 from retort.serving.corpus_view import CorpusView
@@ -56,7 +55,7 @@ class Parts:
         with self._lock:
             index = self._shared(release.index, self._load_index)
             corpus = self._shared(release.corpus, self._load_corpus)
-            _check_rows(release, index, corpus)
+            check_rows(release, index, corpus.passages)
             passages: Any = corpus.passages
             hidden = hidden_rows(self._store, release, passages)
             encoders: dict[str, QueryEncoder] = {}
@@ -105,9 +104,7 @@ class Parts:
     def _load_encoder(self, artefact: Artefact) -> Any:
         from retort.models.dual_encoder import DualEncoder
 
-        encoder = DualEncoder.load(artefact.local(), device=self._device)
-        encoder.use_backend(self._backend)
-        return encoder
+        return DualEncoder.load(artefact.local(), device=self._device, backend=self._backend)
 
     def _load_words(self, artefact: Artefact) -> Any:
         from retort.mining.bm25 import Bm25
@@ -134,15 +131,3 @@ class Parts:
 def open_release(release: Release, store: Store, threads: int = 1, device: str | None = None) -> Searcher:
     """One release, opened by itself; errors as `Parts.open`."""
     return Parts(store, threads, device).open(release)
-
-
-def _check_rows(release: Release, index: Any, corpus: CorpusView) -> None:
-    """A row of the index is that row of the corpus: hits are fetched by row."""
-    count = len(index)
-    rows = np.unique(np.linspace(0, count - 1, num=min(count, 16), dtype=np.int64))
-    passages: Any = corpus.passages
-    if count != len(passages) or index.passage_ids(rows) != passages.ids_at(rows.tolist()):
-        raise CorruptError(
-            f"Index {release.index.name!r} ({count} passages) does not line up with corpus {release.corpus.name!r} ({len(passages)}). "
-            "Embed and index the corpus again."
-        )

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from retort.releases.release import Release
 from retort.resources import limit_threads
-from retort.serving.api import MAX_BODY_BYTES
 from retort.serving.caching import vectors_for
 from retort.serving.engine import EngineLimits, SearchEngine
 from retort.serving.following import ReleaseFollower, Target, first_served
@@ -65,7 +64,6 @@ class ReplicaSettings(BaseModel):
     replicas: int = 1
     shard_timeout_s: float = 2.0
     log: Level = "off"
-    max_body_bytes: int = MAX_BODY_BYTES
 
     @model_validator(mode="after")
     def _something(self) -> Self:

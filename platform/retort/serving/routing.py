@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import regex
 
+from retort.corpus.languages import language_of
 from retort.releases.routing import Routing, Rule
 
-__all__ = ["By", "Route", "language_of", "route", "sticky_draw"]
+__all__ = ["By", "Route", "route", "sticky_draw"]
 
 By = Literal["request", "rule", "weight", "default"]
 _PATTERN_S = 0.01
-_LANGUAGE_CHARS = 1000
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,6 @@ def _fits(rule: Rule, text: str) -> bool:
         except TimeoutError:
             return False
     return not rule.languages or language_of(text) in rule.languages
-
-
-def language_of(text: str) -> str:
-    """The most likely language (ISO 639-1). The first call reads a model, most of a second: `warm` a release that needs it."""
-    guess: str = _identifier().classify(text[:_LANGUAGE_CHARS])[0]
-    return guess
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 def warm(routing: Routing | None) -> None:

@@ -15,12 +15,12 @@ import copy
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from retort.errors import OverloadedError
@@ -152,7 +152,7 @@ class PartServer:
 
     def __init__(self, store: Store, part: int, parts: int, threads: int = 1) -> None:
         self._store, self._part, self._parts, self._threads = store, part, parts, threads
-        self._open: OrderedDict[str, ShardedIndex] = OrderedDict()
+        self._open: LRUCache[str, ShardedIndex] = LRUCache(_KEPT)
         self._lock = threading.Lock()
 
     def search(self, query: PartQuery) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -178,9 +178,6 @@ class PartServer:
                     artefact, threads=self._threads, shards=shards_of(self._part, self._parts, total)
                 )
                 self._open[ref.digest] = found
-                while len(self._open) > _KEPT:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(ref.digest)
             return found
 
 

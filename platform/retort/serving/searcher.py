@@ -1,6 +1,6 @@
 """Queries to hits under one release: encode, search, filter, group, fetch texts, mark words. No Ray, no HTTP, no threads.
 
-    Searcher(encoders, index, corpus, stamp).search([SearchQuery...]) -> [SearchResult...]
+    Searcher(encoders, default_encoder, index, corpus).search([SearchQuery...]) -> [SearchResult...]
 
 Queries of different requests go through together: one encoder call per encoder and one index search per depth. Filters
 are answered inside the index; grouping looks deeper into the ranking until there are enough groups (or the index ends), so

@@ -103,4 +103,4 @@ def _release(pointer: Pointer, version: int, value: dict[str, Any]) -> None:
         # A full disk, most likely: it must neither hide what the holder has to say nor keep the lease. Deleting needs no room.
         log.warning("could not write that the lease is over, so it is deleted: %s", error)
         for number in pointer.versions():
-            pointer.area.delete(f"{number:08d}.json")
+            pointer.forget(number)

@@ -44,7 +44,7 @@ class Pointer:
                 return PointerValue(0, None)
             wanted = version if version is not None else numbers[-1]
             try:
-                data = self.area.read(f"{wanted:08d}.json")
+                data = self.area.read(_file(wanted))
             except NotFoundError:
                 if version is not None:
                     raise NotFoundError(
@@ -55,7 +55,7 @@ class Pointer:
                 return PointerValue(wanted, json.loads(data))
             except ValueError:
                 raise CorruptError(
-                    f"{self.area.uri}/{wanted:08d}.json is not JSON: restore it or delete this version."
+                    f"{self.area.uri}/{_file(wanted)} is not JSON: restore it or delete this version."
                 ) from None
         raise BusyError(f"{self.area.uri} changes faster than it can be read: try again.")
 
@@ -65,7 +65,7 @@ class Pointer:
         numbers = self.versions()
         if (numbers[-1] if numbers else 0) != expected_version:
             return False
-        return self.area.put_if_absent(f"{expected_version + 1:08d}.json", data)
+        return self.area.put_if_absent(_file(expected_version + 1), data)
 
     def set(self, value: Any) -> int:
         """Move to `value` whatever it holds now; returns the new version."""
@@ -77,7 +77,15 @@ class Pointer:
                 return current.version + 1
         raise BusyError(f"{self.area.uri} is being moved by others all the time: try again.")
 
+    def forget(self, version: int) -> None:
+        """Delete one version. The next is counted from the newest that is left."""
+        self.area.delete(_file(version))
+
     def trim(self, keep: int) -> None:
         """Delete all but the newest `keep` versions."""
-        for number in self.versions()[:-keep]:
-            self.area.delete(f"{number:08d}.json")
+        for version in self.versions()[:-keep]:
+            self.forget(version)
+
+
+def _file(version: int) -> str:
+    return f"{version:08d}.json"

@@ -7,10 +7,9 @@ is found. So a share of 2 % stands for many more, and is refused; fewer are told
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
+from retort.corpus.languages import surely_other
 from retort.errors import InputError
 from retort.tuning.collection import language_tag, same_language
 
@@ -50,7 +49,7 @@ def check_language(
             f"{_some(wrong)}. Set query_languages to those to learn from, name queries of that language alone, or set english_only to false."
         )
     silent = [i for i, tag in enumerate(tags) if not tag]
-    foreign = _foreign([texts[i] for i in silent], wanted.split("-")[0])
+    foreign = surely_other([texts[i] for i in silent], wanted.split("-")[0], CONFIDENT)
     if not foreign:
         return []
     named = _some([f"{ids[silent[i]]} ({guess})" for i, guess in foreign])
@@ -63,25 +62,6 @@ def check_language(
             "set english_only to false, or raise max_foreign_share."
         )
     return [f"{found} They are learnt from all the same; look at them."]
-
-
-def _foreign(texts: Sequence[str], language: str) -> list[tuple[int, str]]:
-    """(number, language) of each text that surely is in another language."""
-    if not texts:
-        return []
-    identifier = _identifier()
-    if language not in identifier.labels:
-        return []
-    guesses = (identifier.classify(text) for text in texts)
-    return [(i, guess) for i, (guess, sure) in enumerate(guesses) if guess != language and sure >= CONFIDENT]
-
-
-@functools.cache
-def _identifier() -> Any:
-    """Its model takes most of a second to read, so only where a query has no lang."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _some(names: Sequence[str]) -> str:
