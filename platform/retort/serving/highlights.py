@@ -57,10 +57,28 @@ class Highlighter:
         for term in self.terms:
             if len(term) >= _MIN_STEM and term.isalpha():
                 self._stems.setdefault(term[:_MIN_STEM], []).append(term)
+        unstemmed = (term for term in self.terms if term[:_MIN_STEM] not in self._stems)
+        self._beginnings = [part for part in (*self._stems, *unstemmed) if part.isascii()]
 
     def matches(self, text: str) -> list[Span]:
         """Spans of the words of `text` that match, in order."""
-        return [(start, end) for start, end in word_spans(text) if self._is_match(fold(text[start:end]))]
+        if not text.isascii():
+            return [(start, end) for start, end in word_spans(text) if self._is_match(fold(text[start:end]))]
+        # Most words match nothing, and cutting a text into words costs more than the search that found it: look only
+        # where a matching word could begin. No word holds a space, so what lies between two is cut as in the whole text.
+        folded = fold(text)
+        found: dict[int, list[Span]] = {}
+        for beginning in self._beginnings:
+            at = folded.find(beginning)
+            while at >= 0:
+                start = folded.rfind(" ", 0, at) + 1
+                end = folded.find(" ", at)
+                end = len(text) if end < 0 else end
+                if start not in found:
+                    near = folded[start:end]
+                    found[start] = [(start + a, start + b) for a, b in word_spans(near) if self._is_match(near[a:b])]
+                at = folded.find(beginning, end)
+        return [span for start in sorted(found) for span in found[start]]
 
     def _is_match(self, word: str) -> bool:
         if word in self.terms:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from retort.corpus.words import fold, word_spans
 from retort.serving.highlights import Highlighter, best_window, common_words
 
 
@@ -56,3 +57,16 @@ def test_windows_lie_inside_the_text_and_words_inside_the_window(text, query, si
     assert 0 <= window.start <= window.end <= len(text)
     assert window.end - window.start <= size + 30 or window.end - window.start == len(text)
     assert all(0 <= start < end <= window.end - window.start for start, end in window.words)
+
+
+WORDS = st.sampled_from(
+    ["index", "indexes", "Indexing", "in", "can't", "3.14", "utf8", "x", "std::vector", "_index_", "naïve", "ſo", "files\tfile", "K"]
+)
+TEXTS = st.lists(st.one_of(WORDS, st.text(max_size=8)), max_size=12).map(" ".join)
+
+
+@given(TEXTS, TEXTS)
+def test_looking_only_where_words_may_begin_finds_what_looking_at_every_word_finds(text, query):
+    marker = Highlighter(query)
+    every = [(start, end) for start, end in word_spans(text) if marker._is_match(fold(text[start:end]))]
+    assert marker.matches(text) == every
