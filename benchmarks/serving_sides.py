@@ -1,7 +1,7 @@
 """The sides that the endpoint is measured against: a bare loop in one process, and the server that a user would write.
 
 python benchmarks/serving_sides.py peer STORE INDEX PORT THREADS
-python benchmarks/serving_sides.py bare STORE INDEX BODIES SECONDS THREADS
+python benchmarks/serving_sides.py bare STORE INDEX BODIES THREADS      reads lines "BATCH SECONDS", writes a line of JSON for each
 """
 
 import json
@@ -62,26 +62,23 @@ def peer(store: str, index_key: str, port: str, threads: str) -> None:
     uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 
-def bare(store: str, index_key: str, bodies: str, seconds: str, threads: str) -> None:
-    """Encode and search in a loop, in batches of 1, 8, 32 and 64: queries a second and, for 1, the milliseconds' median."""
+def bare(store: str, index_key: str, bodies: str, threads: str) -> None:
+    """Encode and search in a loop, for as long as it is told: queries a second, and the milliseconds' median of a batch."""
     encoder, index, _ = parts(store, index_key, int(threads))
     lines = [json.loads(line) for line in Path(bodies).read_text("utf-8").splitlines()]
-    found: dict[str, float] = {}
-    for batch in (1, 8, 32, 64):
-        times = []
-        at, ended = 0, 0.0
-        while ended < float(seconds) or len(times) < 3:
+    print("ready", flush=True)
+    at = 0
+    for told in sys.stdin:
+        batch, seconds = int(told.split()[0]), float(told.split()[1])
+        times: list[float] = []
+        while sum(times) < seconds or len(times) < 3:
             queries = [lines[(at + offset) % len(lines)]["query"] for offset in range(batch)]
             at += batch
             began = time.perf_counter()
             index.search(encoder.encode(queries, "query"), lines[0]["k"])
             times.append(time.perf_counter() - began)
-            ended += times[-1]
         kept = times[len(times) // 10 :]  # the first ones warm up
-        found[f"rate_{batch}"] = batch * len(kept) / sum(kept)
-        if batch == 1:
-            found["p50_ms"] = statistics.median(kept) * 1000
-    print("JSON", json.dumps(found), flush=True)
+        print(json.dumps({"rate": batch * len(kept) / sum(kept), "p50_ms": statistics.median(kept) * 1000}), flush=True)
 
 
 if __name__ == "__main__":

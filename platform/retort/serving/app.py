@@ -122,6 +122,7 @@ def serving(config: ServeConfig, progress: Progress = QUIET, *, leave: bool = Fa
                 config.port,
                 proxy=config.proxy,
                 request_timeout_s=config.request_timeout_s,
+                most_requests=config.max_ongoing_requests,
                 leave=leave,
             )
             proxy = stack.enter_context(context)

@@ -69,7 +69,9 @@ class ServeConfig(BaseModel):
         "for batches.",
     )
     max_ongoing_requests: int = Field(
-        512, ge=1, description="Requests that a replica holds at once, waiting ones included."
+        512,
+        ge=1,
+        description="Requests that a replica holds at once, waiting ones included; beyond them the front answers 503.",
     )
     max_batch_queries: int = Field(64, ge=1, description="Queries encoded and searched together.")
     max_queued_queries: int = Field(

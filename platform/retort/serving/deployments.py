@@ -207,9 +207,18 @@ def serve_is_running() -> bool:
 
 @contextmanager
 def started(
-    app: serve.Application, host: str, port: int, *, proxy: str, request_timeout_s: float, leave: bool = False
+    app: serve.Application,
+    host: str,
+    port: int,
+    *,
+    proxy: str,
+    request_timeout_s: float,
+    most_requests: int,
+    leave: bool = False,
 ) -> Iterator[str]:
     """Serve with `app` at http://host:port while the context is open; yields the kind of proxy in use.
+
+    HAProxy refuses what comes beyond `most_requests` in flight for each replica.
 
     Needs a connection to Ray (runtime.connecting). Ends the Serve instance that it started, never Ray; with `leave` it
     ends nothing: for a Ray instance that ends with this process anyway, at once and without Serve's complaints.
@@ -222,7 +231,7 @@ def started(
     folder = private_folder()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        environment, kind = _proxy_environment(folder, proxy, request_timeout_s)
+        environment, kind = _proxy_environment(folder, proxy, request_timeout_s, most_requests)
         _start_together(app, host, port, environment)
         yield kind
     finally:
@@ -257,7 +266,9 @@ def _start_together(app: serve.Application, host: str, port: int, environment: d
             log.warning("Serve's proxy is slow to start: %s", error)
 
 
-def _proxy_environment(folder: Any, proxy: str, request_timeout_s: float) -> tuple[dict[str, str], str]:
+def _proxy_environment(
+    folder: Any, proxy: str, request_timeout_s: float, most_requests: int
+) -> tuple[dict[str, str], str]:
     """HAProxy where it can be had and the cluster is this machine; Serve's own proxy otherwise."""
     binary = haproxy_binary() if proxy in ("auto", "haproxy") else None
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -271,7 +282,12 @@ def _proxy_environment(folder: Any, proxy: str, request_timeout_s: float) -> tup
             )  # fmt: skip
         return {}, "ray"
     environment = haproxy_environment(
-        folder, binary, cores=available_cores(), request_timeout_s=request_timeout_s, drain_s=_LOCAL_DRAIN_S
+        folder,
+        binary,
+        cores=available_cores(),
+        request_timeout_s=request_timeout_s,
+        drain_s=_LOCAL_DRAIN_S,
+        most_requests=most_requests,
     )
     return environment, "haproxy"
 

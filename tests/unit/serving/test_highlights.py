@@ -60,7 +60,22 @@ def test_windows_lie_inside_the_text_and_words_inside_the_window(text, query, si
 
 
 WORDS = st.sampled_from(
-    ["index", "indexes", "Indexing", "in", "can't", "3.14", "utf8", "x", "std::vector", "_index_", "naïve", "ſo", "files\tfile", "K"]
+    [
+        "index",
+        "indexes",
+        "Indexing",
+        "in",
+        "can't",
+        "3.14",
+        "utf8",
+        "x",
+        "std::vector",
+        "_index_",
+        "naïve",
+        "ſo",
+        "files\tfile",
+        "K",
+    ]
 )
 TEXTS = st.lists(st.one_of(WORDS, st.text(max_size=8)), max_size=12).map(" ".join)
 
