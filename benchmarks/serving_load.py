@@ -61,7 +61,7 @@ def write_bodies(queries: Sequence[str], folder: Path, k: int) -> Path:
 
 def closed_loop(url: str, clients: int, seconds: float, bodies: Path) -> Load:
     """wrk: so many clients, each asking again when it has its answer."""
-    return _load(["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s"], url, bodies, _LUA)
+    return _load(["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s"], url, bodies, _LUA)
 
 
 def open_loop(url: str, rate: float, seconds: float, bodies: Path, connections: int = 256) -> Load:
@@ -69,7 +69,7 @@ def open_loop(url: str, rate: float, seconds: float, bodies: Path, connections: 
 
     The first ten seconds calibrate wrk2 and are not in its latencies. (autocannon sends a second's requests in one burst.)
     """
-    command = ["wrk2", "-t1", f"-c{connections}", f"-d{10 + seconds:g}s", f"-R{round(rate)}"]
+    command = ["wrk2", "-t1", f"-c{connections}", f"-d{10 + round(seconds)}s", f"-R{round(rate)}"]
     return _load(command, url, bodies, _LUA + _COUNT_REFUSED)
 
 

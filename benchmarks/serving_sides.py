@@ -1,7 +1,7 @@
 """The sides that the endpoint is measured against: a bare loop in one process, and the server that a user would write.
 
 python benchmarks/serving_sides.py peer STORE INDEX PORT THREADS
-python benchmarks/serving_sides.py bare STORE INDEX BODIES THREADS      reads lines "BATCH SECONDS", writes a line of JSON for each
+python benchmarks/serving_sides.py bare STORE INDEX BODIES THREADS      reads lines "BATCH SECONDS PAUSE", writes a line of JSON for each
 """
 
 import json
@@ -26,7 +26,7 @@ def parts(store_uri: str, index_key: str, threads: int) -> tuple[Any, Any, Any]:
 
     artefact = open_store(store_uri).get(index_key, "index")
     embeddings = artefact.input("embeddings")
-    encoder = DualEncoder.load(embeddings.input("encoder").local())
+    encoder = DualEncoder.load(embeddings.input("encoder").local()).pack()
     index = ShardedIndex.open(artefact, threads=threads)
     limit_threads(threads)
     return encoder, index, Passages.open(embeddings.input("corpus"))
@@ -69,7 +69,7 @@ def bare(store: str, index_key: str, bodies: str, threads: str) -> None:
     print("ready", flush=True)
     at = 0
     for told in sys.stdin:
-        batch, seconds = int(told.split()[0]), float(told.split()[1])
+        batch, (seconds, pause_s) = int(told.split()[0]), map(float, told.split()[1:])
         times: list[float] = []
         while sum(times) < seconds or len(times) < 3:
             queries = [lines[(at + offset) % len(lines)]["query"] for offset in range(batch)]
@@ -77,6 +77,8 @@ def bare(store: str, index_key: str, bodies: str, threads: str) -> None:
             began = time.perf_counter()
             index.search(encoder.encode(queries, "query"), lines[0]["k"])
             times.append(time.perf_counter() - began)
+            if pause_s:
+                time.sleep(pause_s)
         kept = times[len(times) // 10 :]  # the first ones warm up
         print(json.dumps({"rate": batch * len(kept) / sum(kept), "p50_ms": statistics.median(kept) * 1000}), flush=True)
 

@@ -124,8 +124,9 @@ def open_embedder(
     if reuse is not None and not (reuse.rows < 0).any():
         return PartEmbedder(encoder=_NothingToEncode(reuse.source.facts.dimension), **common), {}
     encoder = DualEncoder.load(inputs["encoder"].local(), precision=precision)
-    return PartEmbedder(encoder=encoder, **common), {
-        "backend": encoder.use_backend(backend),
+    chosen = encoder.use_backend(backend)
+    return PartEmbedder(encoder=encoder.pack(), **common), {
+        "backend": chosen,
         "precision": encoder.precision,
         "device": encoder.device.type,
     }

@@ -9,6 +9,7 @@ started         Serve itself, in this process's name: proxy, ports, and taking d
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import shutil
 from collections.abc import Iterator
@@ -63,6 +64,9 @@ class SearchReplica:
         metrics = self._running.engine.metrics
         self._exchange = MetricsExchange(_ClusterBoard(), tag, lambda: metrics.render().decode())
         self._exchange.start()
+        # What is loaded by now stays: the collector need not look through it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""

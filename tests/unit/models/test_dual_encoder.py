@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from retort.errors import ModelError, NotFoundError
 from retort.models.dual_encoder import DualEncoder, passage_space
 from retort.models.fakes import tiny_encoder
+from retort.models.packed import PackedLinear, pack
 from retort.models.tokenising import UnencodableTextError
 
 TEXTS = ["read the file", "", "what is this " * 30, "path", "日本語 text", "one two up use"]
@@ -268,3 +269,37 @@ def test_the_multilingual_model_of_the_project_loads(shared_data):
         ["The cat sits on the roof.", "Die Katze sitzt auf dem Dach.", "Le prix du pétrole monte."]
     )
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_packed_encoder_gives_the_same_vectors_and_can_only_encode(folder, tmp_path, precision):
+    plain = DualEncoder.load(folder, device="cpu", precision=precision)
+    packed = DualEncoder.load(folder, device="cpu", precision=precision).pack()
+    assert any(isinstance(module, PackedLinear) for module in packed.modules())
+    assert np.abs(packed.encode(TEXTS) - plain.encode(TEXTS)).max() <= (0 if precision == "bf16" else 1e-6)
+    for forbidden in (
+        packed.train,
+        packed.own_space,
+        lambda: packed.save(tmp_path / "out"),
+        lambda: packed.use_backend("onnx"),
+    ):
+        with pytest.raises(AssertionError, match="load the encoder again"):
+            forbidden()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_in_another_backend_is_not_packed(folder):
+    encoder = load(folder, backend="onnx").pack()
+    assert not any(isinstance(module, PackedLinear) for module in encoder.modules())
+
+
+def test_layers_in_two_places_are_packed_once_and_others_than_linear_stay():
+    shared = torch.nn.Linear(8, 8, bias=False)
+    model = torch.nn.Sequential(shared, torch.nn.GELU(), torch.nn.Sequential(shared, torch.nn.LayerNorm(8)))
+    values = torch.randn(2, 3, 8)
+    expected = model(values)
+    assert pack(model, torch.float32)
+    assert (
+        model[0] is model[2][0] and isinstance(model[0], PackedLinear) and isinstance(model[2][1], torch.nn.LayerNorm)
+    )
+    assert torch.allclose(model(values), expected, atol=1e-6)
