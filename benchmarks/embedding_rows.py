@@ -6,12 +6,10 @@ Same weights, same threads, the same passages in the same order. sentence-transf
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from harness import Report, Row, console, interleaved, ratio_row, timed
+from harness import Clock, Report, Row, console, interleaved, ratio_row, timed
 from search_rows import RealVectors
 
 from retort.resources import available_cores, limit_threads
@@ -142,14 +140,13 @@ def add_ray_data(report: Report, real: RealVectors, store: str, quick: bool) -> 
 
     def by_ray() -> float:
         draft = opened.draft("embeddings", "ray-data", step="benchmark", config={"at": time.time_ns()})
-        clock = _Clock()
+        clock = Clock()
         map_parts(
             _Opened, {"draft": draft, "corpus": corpus, "encoder": encoder}, parts, Resources(), describe="embedding", progress=clock,
             weights={part: float(count) for part, count in counts.items()},
         )  # fmt: skip
         draft.discard()
-        (_, _), *later = clock.at
-        return sum(done for _, done in later) / (clock.at[-1][0] - clock.at[0][0])
+        return clock.rate
 
     rates = interleaved({"ours": by_ray, "bare loop": bare}, 2 if quick else 3)
     report.add(
@@ -170,23 +167,6 @@ class _Opened:
 
     def __call__(self, part: str) -> dict[str, Any]:
         return self._work(part)
-
-
-class _Clock:
-    """A Progress that notes when each part was done."""
-
-    def __init__(self) -> None:
-        self.at: list[tuple[float, float]] = []
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[_Clock]:
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.at.append((time.perf_counter(), advance))
-
-    def say(self, message: str) -> None:
-        console.print(message)
 
 
 def _passages(real: RealVectors, count: int) -> list[str]:

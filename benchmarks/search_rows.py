@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from hard_vectors import VectorModel, exact_rows, hardness
-from harness import Row, console, interleaved
+from harness import Row, console, interleaved, ratio_row
 from search_systems import SystemProcess
 
 RECALL = 0.95
@@ -219,10 +219,24 @@ class Contest:
             for peer in ("hnswlib", "usearch"):
                 label = self._best(peer, rates[shape], fit)
                 if label and "ours" in fit:
-                    report.add(_ratio(f"{prefix}qps_vs_{peer}{suffix}", rates[shape], "ours", label, 1.0, note))
+                    report.add(
+                        ratio_row(
+                            f"{prefix}qps_vs_{peer}{suffix}", "queries/s", rates[shape], label, at_least=1.0, note=note
+                        )
+                    )
             label = self._best("hnswlib", rates[shape], fit)
             if label and "small" in fit:
-                report.add(_ratio(f"{prefix}qps_small_vs_hnswlib{suffix}", rates[shape], "small", label, None, note))
+                report.add(
+                    ratio_row(
+                        f"{prefix}qps_small_vs_hnswlib{suffix}",
+                        "queries/s",
+                        rates[shape],
+                        label,
+                        at_least=None,
+                        note=note,
+                        ours="small",
+                    )
+                )
         peer = self._best("hnswlib", rates["single", 1], fit)
         if peer:
             for ours, row, most in (("ours", "bytes_vs_hnswlib", 0.5), ("small", "bytes_small_vs_hnswlib", 0.25)):
@@ -262,12 +276,3 @@ class Contest:
             f"{prefix}build_per_million_{label.replace('-', '_')}", "seconds", build["seconds"] / self.count * 1e6,
             note=f"{build['threads']} threads" + (f"; {cpu / self.count * 1e6:.0f} CPU-seconds" if cpu else ""),
         )  # fmt: skip
-
-
-def _ratio(name: str, rates: dict[str, list[float]], ours: str, peer: str, at_least: float | None, note: str) -> Row:
-    ratios = [mine / theirs for mine, theirs in zip(rates[ours], rates[peer], strict=True)]
-    middle = statistics.median(ratios)
-    return Row(
-        name, "queries/s", statistics.median(rates[ours]), statistics.median(rates[peer]), peer, middle, min(ratios), max(ratios),
-        None if at_least is None else f">= {at_least:g}", None if at_least is None else middle >= at_least, note,
-    )  # fmt: skip

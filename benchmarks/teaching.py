@@ -17,15 +17,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from harness import ROOT, Report, Row, Stages, arguments, console, interleaved, ratio_row, timed
+from harness import ROOT, Clock, Report, Row, Stages, arguments, console, interleaved, ratio_row, timed
 from scipy.stats import spearmanr
 from teaching_data import Data, Pair
 from teaching_words import add_word_bytes
@@ -178,28 +176,6 @@ def add_both_levels(report: Report, data: Data) -> None:
 
 
 # Ray Data -------------------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """A receiver of progress that notes when each part was done."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[float, float]] = []  # (seconds, pairs)
-
-    @contextmanager
-    def task(self, description: str, total: float | None = None) -> Iterator[Clock]:
-        yield self
-
-    def update(self, advance: float = 1, *, note: str | None = None) -> None:
-        self.marks.append((time.perf_counter(), advance))
-
-    def say(self, message: str) -> None:
-        pass
-
-    @property
-    def rate(self) -> float:
-        """Pairs/s from the end of the first part to the end of the last: start-up and the first batch are left out."""
-        return sum(pairs for _, pairs in self.marks[1:]) / (self.marks[-1][0] - self.marks[0][0])
 
 
 def add_ray_data(report: Report, data: Data) -> None:

@@ -113,10 +113,10 @@ class Passages:
 
     def records_at(self, rows: Iterable[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """As `records`, by row number."""
-        names = list(columns or PASSAGE.names)
+        chosen = [(name, self._columns[name]) for name in columns or PASSAGE.names]
         found = []
         for batch, place in map(self._place, rows):
-            record = {name: self._columns[name][batch][place].as_py() for name in names}
+            record = {name: column[batch][place].as_py() for name, column in chosen}
             if "fields" in record:
                 record["fields"] = json.loads(record["fields"])
             found.append(record)

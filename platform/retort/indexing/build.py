@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any
 
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from retort.config import JobConfig, Ref
@@ -20,11 +19,11 @@ from retort.errors import ConfigError, CorruptError, InputError
 from retort.indexing.kinds import IndexPlan, Refine, plan_index
 from retort.indexing.shards import TRAINING_SCRATCH, ids_name, shard_name, shard_rows
 from retort.indexing.tune import TuneGoal
-from retort.indexing.vectors import EmbeddingFacts, facts, part_rows
+from retort.indexing.vectors import EmbeddingFacts, check_ids, facts, part_rows
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
 
-__all__ = ["IndexConfig", "check_ids", "index"]
+__all__ = ["IndexConfig", "index"]
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +200,3 @@ def _build(
         "build_worker_s": round(sum(entry["seconds"] for entry in stats), 2),
     }
     return draft.publish(rows=known.count, metrics=metrics, **inherited([embeddings]))
-
-
-def check_ids(embeddings: Artefact) -> None:
-    """InputError naming the first duplicate passage id."""
-    ids = embeddings.table(columns=["passage_id"]).column("passage_id")
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    counted = pc.value_counts(ids)
-    twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
-    raise InputError(
-        f"{embeddings} has {len(twice)} passage ids more than once, such as {twice[0].as_py()!r}. Ids must be unique: mend the corpus and embed again."
-    )

@@ -22,13 +22,12 @@ from pydantic import Field
 
 from retort.config import JobConfig, Ref
 from retort.errors import CorruptError, IncompatibleError, InputError
-from retort.indexing.build import check_ids
 from retort.indexing.faiss_library import faiss
 from retort.indexing.kinds import IndexPlan, empty_index, faiss_reason
 from retort.indexing.opening import verified, write_faiss_file
 from retort.indexing.search import holder_of
 from retort.indexing.shards import CHECKED, check_shard, shard_name
-from retort.indexing.vectors import EmbeddingFacts, VectorStore, as_float32, facts
+from retort.indexing.vectors import EmbeddingFacts, VectorStore, as_float32, check_ids, facts
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
 

@@ -25,13 +25,17 @@ def merge_shards(found: Sequence[Hits], k: int, ids_of: IdsOf) -> Hits:
     """The k best of all shards' hits: by score, descending, then by passage id, ascending.
 
     Args:
-        found: hits of disjoint shards with rows of the whole index, any width, in any order within a query.
+        found: hits of disjoint shards with rows of the whole index, any width, in any order within a query; score -inf where
+            the row is -1.
         k: width of the result.
         ids_of: passage ids of rows; asked only about rows with equal scores.
     """
     assert found, "at least one shard"
-    # A live query passes here alone, so each step of numpy counts: this is a tenth of its search.
     scores, rows = found[0].scores, found[0].rows  # [queries, candidates]
+    if len(found) == 1 and scores.shape[1] >= k and (scores[:, 1:] < scores[:, :-1]).all():
+        # A live query of one shard: its search is so short that each further step of numpy would be seen in it, and callers
+        # on other threads wait for every one. Falling scores are in order, have no ties, and miss none but perhaps the last.
+        return Hits(np.ascontiguousarray(scores[:, :k]), np.ascontiguousarray(rows[:, :k]))
     if len(found) > 1:
         scores = np.concatenate([hits.scores for hits in found], axis=1)
         rows = np.concatenate([hits.rows for hits in found], axis=1)

@@ -84,7 +84,7 @@ class PassageIds:
         ]
 
 
-def checked_queries(vectors: NDArray[np.float32], k: int, dimension: int, what: str) -> NDArray[np.float32]:
+def checked_queries(vectors: NDArray[np.float32], k: int, dimension: int, what: object) -> NDArray[np.float32]:
     """Query vectors as contiguous float32 [n, dimension].
 
     Raises IncompatibleError for another dimension, InputError for NaN or infinity or k < 1.
@@ -227,7 +227,7 @@ class ShardedIndex:
 
         Raises IncompatibleError for vectors of another dimension, InputError for NaN, infinity, k < 1 or a mask of another length.
         """
-        queries = checked_queries(vectors, k, self.dimension, str(self._artefact))
+        queries = checked_queries(vectors, k, self.dimension, self._artefact)
         if allowed is not None:
             _check_mask(allowed, len(self), self._artefact)
         depth = k if self._refiner is None else self._refiner.depth(k, allowed)

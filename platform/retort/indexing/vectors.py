@@ -19,6 +19,7 @@ from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ __all__ = [
     "Similarity",
     "VectorStore",
     "as_float32",
+    "check_ids",
     "check_vectors",
     "facts",
     "part_rows",
@@ -190,3 +192,15 @@ def _copy(embeddings: Artefact, known: EmbeddingFacts, target: Path) -> None:
             f"{embeddings} has {done} vectors, its manifest says {known.count}. Make it again: retort embed."
         )
     matrix.flush()
+
+
+def check_ids(embeddings: Artefact) -> None:
+    """InputError naming the first duplicate passage id."""
+    ids = embeddings.table(columns=["passage_id"]).column("passage_id")
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counted = pc.value_counts(ids)
+    twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    raise InputError(
+        f"{embeddings} has {len(twice)} passage ids more than once, such as {twice[0].as_py()!r}. Ids must be unique: mend the corpus and embed again."
+    )

@@ -1,10 +1,11 @@
 """The attention function that every model here runs, and the recording of what goes into it.
 
 transformers lets an attention function be registered under a name; models call it with queries and keys as they are
-used, after rotary positions where there are any. That gives two things in one place and for every architecture:
+used, after rotary positions where there are any. That gives three things in one place and for every architecture:
 
     the kernel     torch's fused attention; but for training in bfloat16 on a CPU plain matrix products, because the
                    backward pass of the fused one takes half of such a step there
+    within         `within(spans)` lets texts that lie end to end in one row attend to themselves alone (`unpadded.py`)
     recording      `recording(layers)` keeps queries and keys of the last layers, from which `Recording.probabilities`
                    computes the attention of these layers only, in float32: no eager attention for the whole model
 
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 
-__all__ = ["Recording", "install", "recording", "uses_ours"]
+__all__ = ["Recording", "Spans", "install", "recording", "uses_ours", "within"]
 
 NAME = "retort"
 
@@ -71,6 +73,28 @@ def recording(layers: int = 1) -> Iterator[Recording]:
         _current.reset(token)
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Texts that lie end to end in one row: text i is at ends[i]:ends[i + 1]."""
+
+    ends: Tensor  # [n + 1] int32, where the model is
+    longest: int
+    ends_here: list[int]
+
+
+_spans: ContextVar[Spans | None] = ContextVar("retort_attention_spans", default=None)
+
+
+@contextmanager
+def within(spans: Spans) -> Iterator[None]:
+    """Let each text of a row attend to itself alone in the forward pass run inside."""
+    token = _spans.set(spans)
+    try:
+        yield
+    finally:
+        _spans.reset(token)
+
+
 def install(model: PreTrainedModel) -> bool:
     """Let `model` run the function below; False where its architecture keeps its own attention."""
     if not type(model)._can_set_attn_implementation():
@@ -100,10 +124,31 @@ def _attend(
     record = _current.get()
     if record is not None:
         record.layers.append((query, repeat_kv(key, groups) if groups > 1 else key, scale))
+    spans = _spans.get()
+    if spans is not None:
+        return _attend_within(query, key, value, spans, scale, groups), None
     plain = groups == 1 and not getattr(module, "is_causal", False) and kwargs.get("position_bias") is None
     if plain and query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.requires_grad:
         return _eager(query, key, value, attention_mask, dropout, scale), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs)
+
+
+def _attend_within(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float, groups: int) -> Tensor:
+    """Each text of the one row by itself; query, key, value [1, h, t, head] -> [1, t, h, head]."""
+    if query.device.type == "cuda":
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (part[0].transpose(0, 1).to(torch.bfloat16) for part in (query, key, value))  # [t, h, head]
+        ends, longest = spans.ends, spans.longest
+        attended: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, enable_gqa=groups > 1)  # type: ignore[assignment]
+        return attended[None].to(query.dtype)
+    parts = [
+        nn.functional.scaled_dot_product_attention(
+            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], scale=scale, enable_gqa=groups > 1
+        )
+        for start, end in pairwise(spans.ends_here)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:

@@ -32,8 +32,9 @@ from retort.models.layout import Layout, read_layout, write_layout
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet
 from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
 from retort.models.packed import pack
-from retort.models.pooling import POOLINGS, pool
+from retort.models.pooling import POOLINGS, pool, pool_spans
 from retort.models.tokenising import TextTokenizer, UnencodableTextError
+from retort.models.unpadded import Unpadded, packs
 from retort.progress import Task
 
 __all__ = ["DualEncoder", "Encoder", "Side", "passage_space"]
@@ -103,6 +104,8 @@ class DualEncoder(nn.Module):
         self.eval()
         self._graph: OnnxGraph | None = None
         self._packed = False
+        self._padded: bool | None = None  # not chosen yet
+        self._unpadded: Unpadded | None = None
 
     @classmethod
     def load(
@@ -155,7 +158,7 @@ class DualEncoder(nn.Module):
 
         `forward` always runs in torch, and training goes back to torch for good: a graph keeps the weights it was made of.
         """
-        self._unpacked()
+        self._must_be_whole()
         chosen: Backend = (
             faster_backend(self.model, "last_hidden_state", self.precision) if backend == "auto" else backend
         )
@@ -164,6 +167,18 @@ class DualEncoder(nn.Module):
         if chosen != "torch":
             self._graph = onnx_graph(self.model, "last_hidden_state", int8=chosen == "onnx-int8")
         return chosen
+
+    def use_padding(self, padding: bool) -> bool:
+        """Let `encode` pad texts to the longest of their batch, or lay them end to end; returns whether it pads now.
+
+        Unasked, it lays them end to end on a GPU in bfloat16. A model that does not give the same states so is padded anyway.
+        """
+        self._unpadded = None
+        if not padding:
+            with autocast(self.precision, self.device):
+                self._unpadded = Unpadded.of(self.model, int(self.tokenizer.pad_token_id or 0))
+        self._padded = self._unpadded is None
+        return self._padded
 
     def pack(self) -> Self:
         """Lay the weights out for `encode`: the same vectors, sooner, with less memory. From then on it can only encode.
@@ -174,13 +189,13 @@ class DualEncoder(nn.Module):
             self._packed = pack(self.model, torch.bfloat16 if self.precision == "bf16" else torch.float32)
         return self
 
-    def _unpacked(self) -> None:
+    def _must_be_whole(self) -> None:
         assert not self._packed, "packed for inference: load the encoder again to train, save, digest or export it"
 
     def train(self, mode: bool = True) -> Self:
         """As torch's; weights that may change leave the graph behind."""
         if mode:
-            self._unpacked()
+            self._must_be_whole()
             self._graph = None
         return super().train(mode)
 
@@ -227,7 +242,7 @@ class DualEncoder(nn.Module):
 
     def own_space(self) -> str:
         """Return the digest of this encoder as a passage encoder, computed from its present weights."""
-        self._unpacked()
+        self._must_be_whole()
         digest = hashlib.sha256()
         settings = {
             "pooling": self.pooling,
@@ -315,7 +330,16 @@ class DualEncoder(nn.Module):
         self.eval()
         try:
             with torch.inference_mode(), autocast(self.precision, device):
-                for batch in token_batches([len(row) for row in rows], budget):
+                lengths = [len(row) for row in rows]
+                unpadded = self._end_to_end() if min(lengths, default=0) else None
+                if unpadded is not None:
+                    for together in packs(lengths, budget):
+                        states, ends = unpadded.states([rows[i] for i in together])  # [tokens, d]
+                        vectors[together] = pool_spans(states, ends, self.pooling, self.normalise).cpu().numpy()
+                        if progress is not None:
+                            progress.update(len(together))
+                    return vectors
+                for batch in token_batches(lengths, budget):
                     ids, mask = pad([rows[i] for i in batch], padding, device)  # [b, t]
                     vectors[batch] = self._vectors(ids, mask).cpu().numpy()  # [b, d]
                     if progress is not None:
@@ -323,6 +347,13 @@ class DualEncoder(nn.Module):
         finally:
             self.train(training)
         return vectors
+
+    def _end_to_end(self) -> Unpadded | None:
+        if self._graph is not None:
+            return None
+        if self._padded is None:
+            self.use_padding(self.device.type != "cuda" or self.precision != "bf16")
+        return self._unpadded
 
     def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return vectors [b, d] float32 of ids and mask [b, t], in the backend in use."""
@@ -348,7 +379,7 @@ class DualEncoder(nn.Module):
             folder: made if absent.
             passage_space: for a query encoder tuned alone: the space of its base, recorded in place of its own.
         """
-        self._unpacked()
+        self._must_be_whole()
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         layout = self.layout.replaced(passage_space=passage_space)

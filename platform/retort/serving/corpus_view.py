@@ -20,8 +20,8 @@ class PassageTable(Protocol):
     def __len__(self) -> int:
         """How many passages."""
 
-    def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The columns of schemas.PASSAGE as dictionaries; `fields` unpacked."""
+    def records_at(self, rows: Sequence[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The columns of schemas.PASSAGE (or these of them) as dictionaries; `fields` unpacked."""
 
     def ids_at(self, rows: Sequence[int]) -> list[str]:
         """Passage ids of these rows."""

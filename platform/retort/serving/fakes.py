@@ -96,7 +96,7 @@ class Table:
     def __len__(self) -> int:
         return len(self._passages)
 
-    def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def records_at(self, rows: Sequence[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The passages of these rows."""
         return [dict(self._passages[row]) for row in rows]
 

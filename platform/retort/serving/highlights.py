@@ -58,6 +58,7 @@ class Highlighter:
             if len(term) >= _MIN_STEM and term.isalpha():
                 self._stems.setdefault(term[:_MIN_STEM], []).append(term)
         unstemmed = (term for term in self.terms if term[:_MIN_STEM] not in self._stems)
+        self._judged: dict[str, bool] = {}
         self._beginnings = [part for part in (*self._stems, *unstemmed) if part.isascii()]
 
     def matches(self, text: str) -> list[Span]:
@@ -71,28 +72,34 @@ class Highlighter:
         for beginning in self._beginnings:
             at = folded.find(beginning)
             while at >= 0:
+                if at and folded[at - 1].isalnum():  # inside a word
+                    at = folded.find(beginning, at + 1)
+                    continue
                 start = folded.rfind(" ", 0, at) + 1
                 end = folded.find(" ", at)
                 end = len(text) if end < 0 else end
                 if start not in found:
-                    found[start] = self._matches_near(folded, start, end)
+                    word = folded[start:end].rstrip(".,:;)")
+                    if word.isalnum():  # by far the most are one plain word
+                        found[start] = [(start, start + len(word))] if self._is_match(word) else []
+                    else:
+                        near = folded[start:end]
+                        found[start] = [
+                            (start + a, start + b) for a, b in word_spans(near) if self._is_match(near[a:b])
+                        ]
                 at = folded.find(beginning, end)
         return [span for start in sorted(found) for span in found[start]]
 
-    def _matches_near(self, folded: str, start: int, end: int) -> list[Span]:
-        """As `matches`, in an ASCII text between two spaces."""
-        word = folded[start:end].rstrip(".,:;)")
-        if word.isalnum():  # by far the most are one plain word
-            return [(start, start + len(word))] if self._is_match(word) else []
-        near = folded[start:end]
-        return [(start + a, start + b) for a, b in word_spans(near) if self._is_match(near[a:b])]
-
     def _is_match(self, word: str) -> bool:
-        if word in self.terms:
-            return True
-        if len(word) < _MIN_STEM or not word.isalpha():
-            return False
-        return any(_same_stem(word, term) for term in self._stems.get(word[:_MIN_STEM], ()))
+        """Whether a folded word matches; asked again and again about the few words that hits have in common."""
+        found = self._judged.get(word)
+        if found is None:
+            found = self._judged[word] = word in self.terms or (
+                len(word) >= _MIN_STEM
+                and word.isalpha()
+                and any(_same_stem(word, term) for term in self._stems.get(word[:_MIN_STEM], ()))
+            )
+        return found
 
 
 def _same_stem(first: str, second: str) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 from retort.serving.highlights import Highlighter, best_window
 from retort.serving.models import Hit, Snippet
 
+SHOWN = ("passage_id", "text", "title", "doc_id", "lang", "section", "fields")
+"""The corpus's columns that a hit shows."""
+
 
 def make_hits(
     query: str, records: Sequence[Mapping[str, Any]], scores: Sequence[float], highlight: bool, common: frozenset[str]
@@ -21,16 +24,18 @@ def _hit(record: Mapping[str, Any], score: float, marker: Highlighter | None) ->
     text, snippet, title_words = record["text"], None, []
     if marker is not None:
         window = best_window(text, marker.matches(text))
-        snippet = Snippet.model_construct(
-            text=text[window.start : window.end],
-            start=window.start,
-            cut_before=window.start > 0,
-            cut_after=window.end < len(text),
-            words=window.words,
-        )
+        shown = text[window.start : window.end]
+        snippet = Snippet(shown, window.start, window.start > 0, window.end < len(text), window.words)
         title_words = marker.matches(record["title"])
-    values: dict[str, Any] = {
-        name: record[name] for name in ("passage_id", "text", "title", "doc_id", "lang", "section")
-    }
-    # Built from our own columns, so not validated again: that would cost more than the search of a small index.
-    return Hit.model_construct(**values, score=score, fields=record["fields"], snippet=snippet, title_words=title_words)
+    return Hit(
+        record["passage_id"],
+        score,
+        text,
+        record["title"],
+        record["doc_id"],
+        record["lang"],
+        record["section"],
+        record["fields"],
+        snippet,
+        title_words,
+    )

@@ -22,7 +22,7 @@ from retort.errors import NotFoundError
 from retort.serving.caching import VectorCache
 from retort.serving.corpus_view import CorpusView, PassageTable
 from retort.serving.fusing import WordIndex, fuse, fused_depth
-from retort.serving.hits import make_hits
+from retort.serving.hits import SHOWN, make_hits
 from retort.serving.models import FilterValue, Hit
 from retort.serving.needs import Leaky, QueryEncoder, Side, VectorIndex
 from retort.serving.reranking import Reranker, reranked
@@ -243,7 +243,7 @@ class Searcher:
     def _fetch(self, queries: Sequence[SearchQuery], rankings: Sequence[_Ranking]) -> list[list[Hit]]:
         """Texts of all pages in one lookup, then hits."""
         wanted = [ranking.rows[query.offset :] for query, ranking in zip(queries, rankings, strict=True)]
-        records = iter(self._corpus.records_at(np.concatenate(wanted).tolist()))
+        records = iter(self._corpus.records_at(np.concatenate(wanted).tolist(), SHOWN))
         result = []
         for query, ranking, rows in zip(queries, rankings, wanted, strict=True):
             found = [next(records) for _ in rows]
