@@ -17,6 +17,7 @@ from retort.resources import available_cores, limit_threads
 BATCH_SIZES = (8, 16, 32, 64, 128)
 COSINE = 0.9999
 MOST_LOST = 0.005
+PART_ROWS = 768
 
 
 def add_embedding(report: Report, real: RealVectors, quick: bool) -> None:
@@ -31,6 +32,7 @@ def add_embedding(report: Report, real: RealVectors, quick: bool) -> None:
     peer = SentenceTransformer(str(folder), device="cpu").float()
     exact, fast = DualEncoder.load(folder, precision="fp32"), DualEncoder.load(folder, precision="fp32")
     chosen = exact.use_backend("auto")
+    exact.pack()  # as `retort embed` does
     fast.use_backend("onnx-int8")
 
     def theirs(size: int) -> np.ndarray:
@@ -123,12 +125,13 @@ def add_ray_data(report: Report, real: RealVectors, store: str, quick: bool) -> 
     from retort.runtime.stages import map_parts
     from retort.store import open_store
 
-    corpus, encoder = real.made["corpus"], real.embeddings.input("encoder")
-    parts = corpus.parts()[: 3 if quick else 5]
+    encoder = real.embeddings.input("encoder")
+    corpus = _small_parts(store, real.made["corpus"], 3 if quick else 5)
+    parts = corpus.parts()
     counts = {part: corpus.part(part, ["passage_id"]).num_rows for part in parts}
     opened = open_store(store)
     limit_threads(available_cores())
-    loaded = DualEncoder.load(encoder.local(), precision="fp32")
+    loaded = DualEncoder.load(encoder.local(), precision="fp32").pack()
 
     def bare() -> float:
         draft = opened.draft("embeddings", "ray-data", step="benchmark", config={"at": time.time_ns()})
@@ -155,6 +158,22 @@ def add_ray_data(report: Report, real: RealVectors, store: str, quick: bool) -> 
     )  # fmt: skip
 
 
+def _small_parts(store: str, corpus: Any, count: int) -> Any:
+    """The beginnings of the corpus's first parts, as a corpus: each part of seconds and not of minutes."""
+    from retort.store import open_store
+    from retort.store.schemas import part_name
+
+    draft = open_store(store).draft(
+        "corpus", "ray-data", step="benchmark", inputs={"corpus": corpus}, config={"parts": count}
+    )
+    if draft.published:
+        return draft.published
+    with draft:
+        for number, part in enumerate(corpus.parts()[:count]):
+            draft.write_table(part_name(number), corpus.part(part).slice(0, PART_ROWS))
+        return draft.publish(rows=count * PART_ROWS, metrics={"passages": count * PART_ROWS})
+
+
 class _Opened:
     """A part worker that loads the encoder in its actor."""
 
@@ -162,7 +181,7 @@ class _Opened:
         from retort.indexing.embedder import PartEmbedder
         from retort.models.dual_encoder import DualEncoder
 
-        loaded = DualEncoder.load(encoder.local(), precision="fp32")
+        loaded = DualEncoder.load(encoder.local(), precision="fp32").pack()
         self._work = PartEmbedder(draft=draft, corpus=corpus, encoder=loaded)
 
     def __call__(self, part: str) -> dict[str, Any]:

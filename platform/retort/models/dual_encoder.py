@@ -160,7 +160,9 @@ class DualEncoder(nn.Module):
         """
         self._must_be_whole()
         chosen: Backend = (
-            faster_backend(self.model, "last_hidden_state", self.precision) if backend == "auto" else backend
+            faster_backend(self.model, "last_hidden_state", self.precision, packed=True)
+            if backend == "auto"
+            else backend
         )
         check_backend(chosen, self.device)
         self._graph = None

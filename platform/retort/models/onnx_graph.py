@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retort.errors import ConfigError, ModelError
+from retort.models.packed import pack
 from retort.store import cache_root
 
 __all__ = ["Backend", "OnnxGraph", "check_backend", "faster_backend", "onnx_graph", "onnx_installed", "weights_digest"]
@@ -204,14 +205,16 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def faster_backend(model: PreTrainedModel, output: Output, precision: str = "fp32", *, types: bool = False) -> Backend:
+def faster_backend(
+    model: PreTrainedModel, output: Output, precision: str = "fp32", *, types: bool = False, packed: bool = False
+) -> Backend:
     """Return "onnx" where it is faster than torch in `precision` for this architecture on this machine, else "torch".
 
-    Timed once per architecture, machine and number of threads, on one batch of 8 x 128 tokens; kept in the node cache.
+    `packed` says that torch would run with its linear layers laid out for inference (`packed.py`). Timed once per architecture, machine and number of threads, on one batch of 8 x 128 tokens; kept in the node cache.
     """
     if not onnx_installed() or next(model.parameters()).device.type != "cpu":
         return "torch"
-    record = _record(model, precision)
+    record = _record(model, precision, packed)
     with contextlib.suppress(OSError, ValueError, KeyError):
         return "onnx" if json.loads(record.read_text())["speedup"] > 1.0 else "torch"
     try:
@@ -225,6 +228,9 @@ def faster_backend(model: PreTrainedModel, output: Output, precision: str = "fp3
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if types:
         inputs["token_type_ids"] = torch.zeros_like(ids)
+    if packed:
+        model = copy.deepcopy(model)
+        pack(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     speedup = _compare(model, graph, inputs, precision)
     log.info("ONNX Runtime is %.2f times as fast as torch in %s; kept in %s", speedup, precision, record)
     with contextlib.suppress(OSError):
@@ -250,11 +256,11 @@ def _compare(model: PreTrainedModel, graph: OnnxGraph, inputs: dict[str, Tensor]
     return best["torch"] / best["onnx"]
 
 
-def _record(model: PreTrainedModel, precision: str) -> Path:
+def _record(model: PreTrainedModel, precision: str, packed: bool) -> Path:
     import onnxruntime
 
     settings: dict[str, Any] = model.config.to_dict()
     settings.pop("_name_or_path", None)
-    what = [sorted(map(str, settings.items())), precision, torch.get_num_threads(), torch.__version__,
+    what = [sorted(map(str, settings.items())), precision, packed, torch.get_num_threads(), torch.__version__,
             onnxruntime.__version__, torch.backends.cpu.get_cpu_capability(), os.cpu_count()]  # fmt: skip
     return cache_root() / "backend" / f"onnx-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"

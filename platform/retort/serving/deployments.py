@@ -9,7 +9,6 @@ started         Serve itself, in this process's name: proxy, ports, and taking d
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import shutil
 from collections.abc import Iterator
@@ -46,8 +45,12 @@ SHARD_DEPLOYMENT = "shard"
 _SHARD_ONGOING = 8
 _SHARD_QUEUED = 32
 _LOCAL_DRAIN_S = 1.0
-_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30"}
-"""On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew."""
+_ENVIRONMENT = {
+    # On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    # Serve's own counters of a replica: whoever scrapes them does so every ten seconds or more, and not ten times a second.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+}
 
 
 class SearchReplica:
@@ -64,9 +67,6 @@ class SearchReplica:
         metrics = self._running.engine.metrics
         self._exchange = MetricsExchange(_ClusterBoard(), tag, lambda: metrics.render().decode())
         self._exchange.start()
-        # What is loaded by now stays: the collector need not look through it again in the middle of a request.
-        gc.collect()
-        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve asks for this once, after the constructor; its proxy sends the request's id back by itself."""
@@ -251,7 +251,7 @@ def _start_together(app: serve.Application, host: str, port: int, environment: d
             serve.start,
             proxy_location=ProxyLocation.HeadOnly,
             http_options={"host": host, "port": port},
-            controller_options={"runtime_env": {"env_vars": {**_PATIENCE, **environment}}},
+            controller_options={"runtime_env": {"env_vars": {**_ENVIRONMENT, **environment}}},
             logging_config=LoggingConfig(enable_access_log=False),
         )
         # serve.start returns when the proxies are up; the controller takes applications as soon as it has a name.
