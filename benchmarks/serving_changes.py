@@ -144,7 +144,7 @@ def changes(report: Report, index: Artefact, bodies: Path, settle_s: float) -> N
     )
     url = f"http://127.0.0.1:{config.port}/v1/search"
     events: dict[str, dict[str, Any]] = {}
-    with connected(), serving(config, leave=True):
+    with connected(), serving(config):
         cluster = Cluster(config)
 
         def under_load(name: str, change: Callable[[Seen], Any]) -> None:

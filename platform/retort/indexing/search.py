@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,8 @@ def checked_queries(vectors: NDArray[np.float32], k: int, dimension: int, what: 
             "Use a query encoder of the same passage space."
         )
     queries = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(queries).all():
+    # A sum of squares is finite only if all values are; it may overflow where they are, so it decides nothing alone.
+    if not math.isfinite(np.vdot(queries, queries)) and not np.isfinite(queries).all():
         row = int(np.flatnonzero(~np.isfinite(queries).all(axis=1))[0])
         raise InputError(f"Query vector {row} holds NaN or infinity. Look at the query encoder that made it.")
     return queries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,14 @@ class Known:
         return np.eye(len(self._rows), dtype=np.float32)[[self._rows[text] for text in texts]]
 
 
-def published_audit(made: dict[str, Artefact], **config: Any) -> Artefact:
+def published_audit(made: dict[str, Artefact], slices: Sequence[dict[str, Any]] = (), **config: Any) -> Artefact:
     entry = {
         "name": "judge",
         "digest": TEACHER[0],
         "unseen": {"pair_accuracy": {"mean": 0.9}, "ndcg@10": {"mean": 0.8}},
         "length_correlation": None,
         "worst_slice": None,
-        "slices": [],
+        "slices": list(slices),
     }
     inputs = {role: made[role] for role in ("corpus", "queries", "candidates")}
     settings = {"max_queries": 500, "seed": 13, **config}
@@ -76,6 +77,22 @@ def test_a_slice_that_training_cost_is_named(made: dict[str, Artefact]) -> None:
     lost = {(row["by"], row["label"]): row["change"] for row in found["lost"]}
     assert lost[("length", "over 11 words")] < -0.2
     assert "length over 11 words (-" in audit_section(found)
+
+
+def test_slices_are_cut_as_in_the_whole_audit_whatever_is_left_out(made: dict[str, Artefact]) -> None:
+    reached = {"by": "length", "label": "over 11 words", "accuracy": {"mean": 0.93}}
+    queries, passages = QuerySet.open(made["queries"]), Passages.open(made["corpus"])
+    short = [
+        text
+        for id_, text in zip(queries.ids, queries.texts, strict=True)
+        if len(passages.texts(queries.positives(id_))[0].split()) <= 8
+    ]
+    assert 5 < len(short) < 50  # without these, passages of other lengths would be the longest third
+    audit = published_audit(made, [reached])
+    found = audit_student(audit, TEACHER, Known(made, most_words=11), Known(made), short, seed=13)
+    assert found is not None and found["left_out"] >= len(short)
+    lost = {(row["by"], row["label"]): row["teacher"] for row in found["lost"]}
+    assert lost[("length", "over 11 words")] == 0.93
 
 
 def test_queries_that_it_learnt_from_do_not_count(made: dict[str, Artefact]) -> None:
