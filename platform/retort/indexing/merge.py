@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from operator import gt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,7 @@ __all__ = ["Hits", "merge_shards"]
 IdsOf = Callable[[NDArray[np.int64]], list[str]]
 
 
-@dataclass(frozen=True)
-class Hits:
+class Hits(NamedTuple):
     """The best rows of each query, best first, equal scores by passage id; row -1 and score -inf where there are no more."""
 
     scores: NDArray[np.float32]  # [queries, k]
@@ -32,10 +32,10 @@ def merge_shards(found: Sequence[Hits], k: int, ids_of: IdsOf) -> Hits:
     """
     assert found, "at least one shard"
     scores, rows = found[0].scores, found[0].rows  # [queries, candidates]
-    if len(found) == 1 and scores.shape[1] >= k and (scores[:, 1:] < scores[:, :-1]).all():
+    if len(found) == len(scores) == 1 and _falling(scores[0].tolist(), k):
         # A live query of one shard: its search is so short that each further step of numpy would be seen in it, and callers
         # on other threads wait for every one. Falling scores are in order, have no ties, and miss none but perhaps the last.
-        return Hits(np.ascontiguousarray(scores[:, :k]), np.ascontiguousarray(rows[:, :k]))
+        return Hits(scores[:, :k], rows[:, :k])
     if len(found) > 1:
         scores = np.concatenate([hits.scores for hits in found], axis=1)
         rows = np.concatenate([hits.rows for hits in found], axis=1)
@@ -50,6 +50,10 @@ def merge_shards(found: Sequence[Hits], k: int, ids_of: IdsOf) -> Hits:
         missing = ((0, 0), (0, k - scores.shape[1]))
         return Hits(np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing, constant_values=-1))
     return Hits(np.ascontiguousarray(scores[:, :k]), np.ascontiguousarray(rows[:, :k]))
+
+
+def _falling(scores: list[float], k: int) -> bool:
+    return len(scores) >= k and all(map(gt, scores, scores[1:]))
 
 
 def _ties_by_id(

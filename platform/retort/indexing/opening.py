@@ -36,6 +36,7 @@ __all__ = ["Shard", "exact_scores", "open_faiss_file", "verified", "write_faiss_
 log = logging.getLogger(__name__)
 
 MARGIN = 8
+_NOWHERE = np.full(1, -np.inf, dtype=np.float32)
 """Candidates beyond k that are looked at, so that rounding cannot push a passage over the edge."""
 ROUNDING = 4e-6
 """Largest relative error of a float32 inner product, whatever order it is summed in."""
@@ -150,8 +151,10 @@ class Shard:
             return Hits(np.zeros((len(vectors), 0), dtype=np.float32), np.zeros((len(vectors), 0), dtype=np.int64))
         wanted = min(k + MARGIN, available)
         hits, reach = self._candidates(vectors, wanted, passing)
-        # Only exact kinds promise that nothing better was missed, so only they look at how far ties reach.
-        open_ = np.flatnonzero(reach >= _kth(hits.scores, k)) if self._exact else np.zeros(0, dtype=np.int64)
+        if not self._exact:
+            return hits
+        # Exact kinds promise that nothing better was missed, so they look at how far ties reach.
+        open_ = np.flatnonzero(reach >= _kth(hits.scores, k))
         while len(open_) and wanted < available:
             wanted = min(4 * wanted, available)
             deeper, reach = self._candidates(vectors[open_], wanted, passing)
@@ -204,8 +207,9 @@ class Shard:
         else:
             scores, rows = self._index.search(vectors, wanted)
         available = self.count if passing is None else passing.count
-        reach = np.full(len(vectors), -np.inf, dtype=np.float32)
+        reach = _NOWHERE
         if self._bytes is not None:
+            reach = np.full(len(vectors), -np.inf, dtype=np.float32)
             for query, vector in enumerate(vectors):
                 found = rows[query] >= 0
                 stored = self._bytes[rows[query, found]].view(np.float32)  # [found, dim], copied and so aligned
@@ -214,8 +218,8 @@ class Shard:
                     longest = np.sqrt(np.einsum("nd,nd->n", stored, stored).max() * np.dot(vector, vector))
                     reach[query] = scores[query, found].min() + ROUNDING * longest
         named = self._corpus_rows(rows)
-        missing = rows < 0
-        if missing.any():
+        if len(rows) != 1 or rows[0, -1] < 0:  # missing ones are last
+            missing = rows < 0
             scores, named = np.where(missing, np.float32(-np.inf), scores), np.where(missing, -1, named)
         return Hits(scores, named), reach
 
