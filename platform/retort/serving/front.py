@@ -31,6 +31,13 @@ done
 if [ -n "$config" ]; then
     sed -i -f {folder}/edits.sed "$config" || exit 1
 fi
+# Ray's processes may be killed without a word to their children, and HAProxy would hold the port for ever. `exec` keeps $$.
+(
+    while kill -0 $$; do
+        kill -0 $PPID || kill -9 $$
+        sleep 1
+    done
+) </dev/null >/dev/null 2>&1 &
 exec {binary} "$@"
 """
 _FULL = (

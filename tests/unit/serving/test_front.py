@@ -4,13 +4,16 @@ import importlib.util
 import socket
 import stat
 import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from retort.errors import BusyError, ConfigError
@@ -163,6 +166,32 @@ def test_haproxy_refuses_at_once_what_a_replica_would_refuse():
         server.go.set()
         assert [one.result().status_code for one in held] == [200] * 3
         assert http.post(url).status_code == 200
+
+
+STARTER = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(600)"
+
+
+@needs_haproxy
+def test_haproxy_ends_with_the_process_that_started_it_and_frees_the_port():
+    folder, port = private_folder(), free_port()
+    try:
+        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        config = folder / "test.cfg"
+        config.write_text(BACKEND.format(port=port, behind=free_port()))
+        command = [sys.executable, "-c", STARTER, script, "-db", "-f", str(config)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+            haproxy = psutil.Process(int(starter.stdout.readline()))
+            for _ in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            assert "haproxy" in haproxy.name() and haproxy.is_running()
+            starter.kill()
+        haproxy.wait(timeout=20)
+        check_port("127.0.0.1", port)
+    finally:
+        subprocess.run(["rm", "-r", str(folder)], check=True)
 
 
 def test_rays_template_binds_what_the_script_expects():

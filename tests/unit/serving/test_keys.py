@@ -1,6 +1,7 @@
 """API keys: hashed at rest, scopes, rates, revocation; and the gate that asks for them."""
 
 import asyncio
+import json
 import time
 
 import httpx
@@ -55,10 +56,18 @@ def test_a_revoked_key_stops_working_and_an_expired_one_too(store):
         revoke_key(store, "ada")
 
 
-def test_a_spoilt_record_opens_nothing(store):
+@pytest.mark.parametrize("change", [dict.clear, lambda record: record.update(rate="many")])
+def test_a_spoilt_record_opens_nothing_and_hinders_nobody(store, change):
     key, record = make_key(store, "ada")
-    (store.area.root / "keys" / f"{record.id}.json").write_text("{}")
-    assert list_keys(store) == [] and KeyRing(store).check(key) is None
+    _, other = make_key(store, "bob")
+    path = store.area.root / "keys" / f"{record.id}.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    ring = KeyRing(store)
+    ring.close()
+    assert list_keys(store) == [other] and ring.check(key) is None
+    assert revoke_key(store, "bob") == other
 
 
 @pytest.mark.parametrize("fields", [{"rate": "many"}, {"scopes": ["root"]}, {"scopes": []}, {"name": ""}])
