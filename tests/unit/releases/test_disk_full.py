@@ -24,7 +24,7 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "step", ["delta_index", *(pytest.param(step, marks=pytest.mark.slow) for step in ("embed", "index", "promote"))]
+    "step", ["delta_index", *(pytest.param(step, marks=pytest.mark.slow) for step in ("embed", "index", "promote_change"))]
 )
 def test_a_full_disk_publishes_nothing_and_the_next_run_finishes(store, world, monkeypatch, step):
     corpus = new_corpus(store, range(3, 400))
@@ -45,7 +45,7 @@ def test_a_full_disk_publishes_nothing_and_the_next_run_finishes(store, world, m
     made = len(store.list("index"))
     with pytest.raises(StorageError, match=r"No space left on device.* Nothing was published"):
         reindex(config)
-    assert len(store.list("index")) == made + (step == "promote")
+    assert len(store.list("index")) == made + (step == "promote_change")
     release = load_release(store, "live")
     assert release.index.digest == world.digest
     ShardedIndex.open(release.index.find(store))
