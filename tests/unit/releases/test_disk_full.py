@@ -24,7 +24,8 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "step", ["delta_index", *(pytest.param(step, marks=pytest.mark.slow) for step in ("embed", "index", "promote_change"))]
+    "step",
+    ["delta_index", *(pytest.param(step, marks=pytest.mark.slow) for step in ("embed", "index", "promote_change"))],
 )
 def test_a_full_disk_publishes_nothing_and_the_next_run_finishes(store, world, monkeypatch, step):
     corpus = new_corpus(store, range(3, 400))
