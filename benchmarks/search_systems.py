@@ -9,16 +9,15 @@ A process of its own, because the memory of one index cannot be told from anothe
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import harness  # sets OpenMP's waiting before anything imports torch
 import numpy as np
+from asking import AskedProcess
 
 K = 10
 WIDEST = 2048
@@ -235,36 +234,11 @@ def resident_bytes() -> int:
     raise RuntimeError("no Pss in /proc/self/smaps_rollup")
 
 
-class SystemProcess:
-    """The parent's side: asks one question at a time, so that only the process asked is at work."""
+class SystemProcess(AskedProcess):
+    """A system on a folder's vectors; it is asked for what `Measured` can tell."""
 
     def __init__(self, name: str, folder: Path, options: dict[str, Any]) -> None:
-        command = [sys.executable, __file__, name, str(folder), json.dumps(options)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        try:
-            self._child.wait(10)
-        except subprocess.TimeoutExpired:  # it has nothing left to say: what it measured is here
-            self._child.kill()
-            self._child.wait()
-
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-        self._child.stdin.flush()
-        for line in self._child.stdout:  # a library may print a line of its own
-            if line.startswith("{"):
-                return json.loads(line)
-        raise RuntimeError(f"{self._child.args} ended with {self._child.wait()}")
+        super().__init__([sys.executable, __file__, name, str(folder), json.dumps(options)])
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ cores. Closed loop: wrk. Set rate: wrk2. Every round starts each system anew and
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import statistics
@@ -21,6 +20,7 @@ from typing import Any
 
 import httpx
 import psutil
+from asking import AskedProcess
 from harness import ROOT, SHARED, Report, Row, Stages, arguments, console, need, ratio_row
 from serving_autoscaling import autoscaling
 from serving_changes import changes
@@ -105,35 +105,15 @@ def replica_memory(parent: int) -> list[tuple[float, float]]:
     return found
 
 
-class Bare:
-    """The bare loop in a process of its own; idle until it is asked."""
+class Bare(AskedProcess):
+    """The bare loop in a process of its own."""
 
     def __init__(self, index: Artefact, bodies: Path, threads: int) -> None:
-        command = side("bare", index.store_area().uri, index.key, bodies, threads)
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> Bare:
-        self._answer()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+        super().__init__(side("bare", index.store_area().uri, index.key, bodies, threads))
 
     def run(self, batch: int, seconds: float, pause_s: float = 0.0) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{batch} {seconds} {pause_s}\n")
-        self._process.stdin.flush()
-        found: dict[str, float] = json.loads(self._answer())
-        return found
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the bare loop ended")
-        return line if line != "ready\n" else ""
+        """Encode and search for so long: queries a second, and the milliseconds' median of a batch."""
+        return self.ask("run", batch=batch, seconds=seconds, pause_s=pause_s)
 
 
 def best_of(url: str, seconds: float, bodies: Path) -> dict[int, Load]:

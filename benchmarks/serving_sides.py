@@ -1,7 +1,7 @@
 """The sides that the endpoint is measured against: a bare loop in one process, and the server that a user would write.
 
 python benchmarks/serving_sides.py peer STORE INDEX PORT THREADS
-python benchmarks/serving_sides.py bare STORE INDEX BODIES THREADS      reads lines "BATCH SECONDS PAUSE", writes a line of JSON for each
+python benchmarks/serving_sides.py bare STORE INDEX BODIES THREADS      is asked for {batch, seconds, pause_s} (asking.py)
 """
 
 import json
@@ -66,10 +66,10 @@ def bare(store: str, index_key: str, bodies: str, threads: str) -> None:
     """Encode and search in a loop, for as long as it is told: queries a second, and the milliseconds' median of a batch."""
     encoder, index, _ = parts(store, index_key, int(threads))
     lines = [json.loads(line) for line in Path(bodies).read_text("utf-8").splitlines()]
-    print("ready", flush=True)
     at = 0
     for told in sys.stdin:
-        batch, (seconds, pause_s) = int(told.split()[0]), map(float, told.split()[1:])
+        asked = json.loads(told)
+        batch, seconds, pause_s = asked["batch"], asked["seconds"], asked["pause_s"]
         times: list[float] = []
         while sum(times) < seconds or len(times) < 3:
             queries = [lines[(at + offset) % len(lines)]["query"] for offset in range(batch)]

@@ -36,10 +36,10 @@ __all__ = ["Shard", "exact_scores", "open_faiss_file", "verified", "write_faiss_
 log = logging.getLogger(__name__)
 
 MARGIN = 8
-_NOWHERE = np.full(1, -np.inf, dtype=np.float32)
 """Candidates beyond k that are looked at, so that rounding cannot push a passage over the edge."""
 ROUNDING = 4e-6
 """Largest relative error of a float32 inner product, whatever order it is summed in."""
+_NOWHERE = np.full(1, -np.inf, dtype=np.float32)  # how far ties reach in a kind whose scores are not exact
 MATRIX_QUERIES = 8
 """From so many queries at once a matrix product pays."""
 BLOCK_ROWS = 8192

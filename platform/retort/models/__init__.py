@@ -7,6 +7,7 @@ tokenising.py     texts -> token ids and character offsets; texts that cannot be
 batching.py       batches of like length within a token budget
 pooling.py        token states -> one vector
 dual_encoder.py   DualEncoder: texts -> vectors; passage_space
+inference.py      how encoding runs: backend, padding, layout of weights
 unpadded.py       texts end to end in one row, for GPUs
 packed.py         linear layers laid out for inference on a CPU
 cross_encoder.py  CrossEncoder: (query, passage) -> logit and word map

@@ -26,15 +26,13 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from retort.errors import ModelError
 from retort.models import attention
 from retort.models.alignment import Words, token_words
-from retort.models.backend import Precision, autocast, default_token_budget, pick_device, pick_precision
-from retort.models.batching import pad, token_batches
+from retort.models.backend import Precision, autocast, pick_device, pick_precision
+from retort.models.inference import Inference
 from retort.models.layout import Layout, read_layout, write_layout
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet
-from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
-from retort.models.packed import pack
-from retort.models.pooling import POOLINGS, pool, pool_spans
+from retort.models.onnx_graph import Backend
+from retort.models.pooling import POOLINGS, pool
 from retort.models.tokenising import TextTokenizer, UnencodableTextError
-from retort.models.unpadded import Unpadded, packs
 from retort.progress import Task
 
 __all__ = ["DualEncoder", "Encoder", "Side", "passage_space"]
@@ -102,10 +100,7 @@ class DualEncoder(nn.Module):
         }
         self.to(pick_device(device))
         self.eval()
-        self._graph: OnnxGraph | None = None
-        self._packed = False
-        self._padded: bool | None = None  # not chosen yet
-        self._unpadded: Unpadded | None = None
+        self._inference = Inference(model, self.precision, int(tokenizer.pad_token_id or 0))
 
     @classmethod
     def load(
@@ -158,47 +153,32 @@ class DualEncoder(nn.Module):
 
         `forward` always runs in torch, and training goes back to torch for good: a graph keeps the weights it was made of.
         """
-        self._must_be_whole()
-        chosen: Backend = (
-            faster_backend(self.model, "last_hidden_state", self.precision, packed=True)
-            if backend == "auto"
-            else backend
-        )
-        check_backend(chosen, self.device)
-        self._graph = None
-        if chosen != "torch":
-            self._graph = onnx_graph(self.model, "last_hidden_state", int8=chosen == "onnx-int8")
-        return chosen
+        return self._inference.use_backend(backend)
+
+    @property
+    def backend(self) -> Backend:
+        """What `encode` runs in."""
+        return self._inference.backend
 
     def use_padding(self, padding: bool) -> bool:
         """Let `encode` pad texts to the longest of their batch, or lay them end to end; returns whether it pads now.
 
         Unasked, it lays them end to end on a GPU in bfloat16. A model that does not give the same states so is padded anyway.
         """
-        self._unpadded = None
-        if not padding:
-            with autocast(self.precision, self.device):
-                self._unpadded = Unpadded.of(self.model, int(self.tokenizer.pad_token_id or 0))
-        self._padded = self._unpadded is None
-        return self._padded
+        return self._inference.use_padding(padding)
 
     def pack(self) -> Self:
         """Lay the weights out for `encode`: the same vectors, sooner, with less memory. From then on it can only encode.
 
         Changes nothing on a GPU, for a backend other than torch, and where torch cannot do it (`packed.py`).
         """
-        if self._graph is None and self.device.type == "cpu":
-            self._packed = pack(self.model, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        self._inference.pack()
         return self
-
-    def _must_be_whole(self) -> None:
-        assert not self._packed, "packed for inference: load the encoder again to train, save, digest or export it"
 
     def train(self, mode: bool = True) -> Self:
         """As torch's; weights that may change leave the graph behind."""
         if mode:
-            self._must_be_whole()
-            self._graph = None
+            self._inference.forget_weights()
         return super().train(mode)
 
     # What it is
@@ -244,7 +224,7 @@ class DualEncoder(nn.Module):
 
     def own_space(self) -> str:
         """Return the digest of this encoder as a passage encoder, computed from its present weights."""
-        self._must_be_whole()
+        self._inference.must_be_whole()
         digest = hashlib.sha256()
         settings = {
             "pooling": self.pooling,
@@ -326,44 +306,17 @@ class DualEncoder(nn.Module):
     ) -> NDArray[np.float32]:
         """As `encode`, from token ids made by `tokenize`."""
         vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
-        device, training = self.device, self.training
-        budget = token_budget or default_token_budget(device)
-        padding = int(self.tokenizer.pad_token_id or 0)
+        training = self.training
         self.eval()
         try:
-            with torch.inference_mode(), autocast(self.precision, device):
-                lengths = [len(row) for row in rows]
-                unpadded = self._end_to_end() if min(lengths, default=0) else None
-                if unpadded is not None:
-                    for together in packs(lengths, budget):
-                        states, ends = unpadded.states([rows[i] for i in together])  # [tokens, d]
-                        vectors[together] = pool_spans(states, ends, self.pooling, self.normalise).cpu().numpy()
-                        if progress is not None:
-                            progress.update(len(together))
-                    return vectors
-                for batch in token_batches(lengths, budget):
-                    ids, mask = pad([rows[i] for i in batch], padding, device)  # [b, t]
-                    vectors[batch] = self._vectors(ids, mask).cpu().numpy()  # [b, d]
+            with torch.inference_mode(), autocast(self.precision, self.device):
+                for batch, found in self._inference.vectors(rows, self.layout, token_budget):
+                    vectors[batch] = found
                     if progress is not None:
                         progress.update(len(batch))
         finally:
             self.train(training)
         return vectors
-
-    def _end_to_end(self) -> Unpadded | None:
-        if self._graph is not None:
-            return None
-        if self._padded is None:
-            self.use_padding(self.device.type != "cuda" or self.precision != "bf16")
-        return self._unpadded
-
-    def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return vectors [b, d] float32 of ids and mask [b, t], in the backend in use."""
-        if self._graph is None:
-            vectors: Tensor = self(ids, mask)[1]
-            return vectors
-        states = self._graph({"input_ids": ids, "attention_mask": mask})  # [b, t, d]
-        return pool(states, mask, self.pooling, self.normalise)
 
     def _tokenize_chunk(self, texts: Sequence[str], side: Side, start: int) -> list[list[int]]:
         try:
@@ -381,7 +334,7 @@ class DualEncoder(nn.Module):
             folder: made if absent.
             passage_space: for a query encoder tuned alone: the space of its base, recorded in place of its own.
         """
-        self._must_be_whole()
+        self._inference.must_be_whole()
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         layout = self.layout.replaced(passage_space=passage_space)

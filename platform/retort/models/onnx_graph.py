@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retort.errors import ConfigError, ModelError
+from retort.models.backend import Precision
 from retort.models.packed import pack
 from retort.store import cache_root
 
@@ -206,11 +207,12 @@ def _quiet() -> Iterator[None]:
 
 
 def faster_backend(
-    model: PreTrainedModel, output: Output, precision: str = "fp32", *, types: bool = False, packed: bool = False
+    model: PreTrainedModel, output: Output, precision: Precision = "fp32", *, types: bool = False, packed: bool = False
 ) -> Backend:
     """Return "onnx" where it is faster than torch in `precision` for this architecture on this machine, else "torch".
 
-    `packed` says that torch would run with its linear layers laid out for inference (`packed.py`). Timed once per architecture, machine and number of threads, on one batch of 8 x 128 tokens; kept in the node cache.
+    `packed` says that torch would run with its linear layers laid out for inference (`packed.py`). Timed once per
+    architecture, machine and number of threads, on one batch of 8 x 128 tokens; kept in the node cache.
     """
     if not onnx_installed() or next(model.parameters()).device.type != "cpu":
         return "torch"
@@ -230,7 +232,7 @@ def faster_backend(
         inputs["token_type_ids"] = torch.zeros_like(ids)
     if packed:
         model = copy.deepcopy(model)
-        pack(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        pack(model, precision)
     speedup = _compare(model, graph, inputs, precision)
     log.info("ONNX Runtime is %.2f times as fast as torch in %s; kept in %s", speedup, precision, record)
     with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
 """Linear layers laid out once for inference on a CPU, as oneDNN wants them.
 
-    pack(model, dtype)      replaces the linear layers of a module; returns whether it did
+    pack(model, precision)      replaces the linear layers of a module; returns whether it did
 
-Left alone, torch rounds float32 weights to bfloat16 and lays them out anew for every product: for one short query that is a
-third of MiniLM's time, and it pushes all else out of the cache. bfloat16 gives the same numbers bit for bit, float32 the same
+Left alone, torch rounds float32 weights to bfloat16 and lays them out anew for every product: for one short query that is
+much of the time, and it pushes all else out of the cache. bfloat16 gives the same numbers bit for bit, float32 the same
 within its rounding. The operators are those that torch.compile uses for a frozen model; where they are missing or do not give
 the right product, nothing is changed.
 """
@@ -14,6 +14,8 @@ import functools
 
 import torch
 from torch import Tensor, nn
+
+from retort.models.backend import Precision
 
 __all__ = ["PackedLinear", "pack"]
 
@@ -39,8 +41,9 @@ class PackedLinear(nn.Module):
         return product
 
 
-def pack(model: nn.Module, dtype: torch.dtype) -> bool:
+def pack(model: nn.Module, precision: Precision) -> bool:
     """Replace all plain linear layers below `model` (on a CPU, not to be trained again); False where that cannot be done here."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if not _works(dtype):
         return False
     packed: dict[int, PackedLinear] = {}  # one layer may stand in several places

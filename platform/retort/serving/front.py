@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from retort.errors import BusyError, ConfigError
+from retort.serving.problems import MEDIA_TYPE, REQUEST_ID, problem
 
 _STATISTICS_PORT = 8404
 _METRICS_PORT = 9101
@@ -40,12 +41,8 @@ fi
 ) </dev/null >/dev/null 2>&1 &
 exec {binary} "$@"
 """
-_FULL = (
-    '{"type":"urn:retort:problem:overloaded","title":"Overloaded","status":503,'
-    '"detail":"Too many requests at once: send the request again in 1 s.","instance":"%[path]","request_id":"%[var(txn.id)]"}'
-)
-# A replica spends as much on refusing a request as on a fifth of a search; HAProxy does it in a fraction of that. What it
-# refuses, a replica would: each request that waits there is one query at least.
+# Refusing a request costs a replica a good part of a search, and HAProxy next to nothing. What it refuses, a replica
+# would: each request that waits there is one query at least.
 _REFUSE_EARLY = "\\n".join(
     f"    {line}"
     for line in (
@@ -55,7 +52,7 @@ _REFUSE_EARLY = "\\n".join(
         r"acl full be_conn(\1),div(txn.servers) ge {most}",
         r"http-request set-var(txn.id) uuid() if query full !good_id",
         r"http-request set-var(txn.id) req.hdr(x-request-id) if query full good_id",
-        r"http-request return status 503 content-type application/problem+json hdr retry-after 1 hdr cache-control no-store"
+        r"http-request return status 503 content-type {media} hdr retry-after 1 hdr cache-control no-store"
         r" hdr x-request-id %[var(txn.id)] lf-string '{problem}' if query full",
     )
 )
@@ -101,7 +98,8 @@ def haproxy_environment(
         folder=folder,
         slow=_SLOW_HEADERS_S,
         most=most_requests,
-        problem=_FULL,
+        media=MEDIA_TYPE,
+        problem=_too_many(),
     )
     (folder / "edits.sed").write_text(edits)
     script.chmod(0o700)
@@ -126,6 +124,13 @@ def haproxy_environment(
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{drain_s:g}",
     }
+
+
+def _too_many() -> str:
+    """The body of a refusal, as a replica writes it; HAProxy fills in path and id."""
+    request = {"path": "%[path]", REQUEST_ID: "%[var(txn.id)]"}
+    detail = "Too many requests at once: send the request again in 1 s."
+    return bytes(problem(request, 503, "overloaded", detail).body).decode()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -79,16 +79,17 @@ class Highlighter:
                 end = folded.find(" ", at)
                 end = len(text) if end < 0 else end
                 if start not in found:
-                    word = folded[start:end].rstrip(".,:;)")
-                    if word.isalnum():  # by far the most are one plain word
-                        found[start] = [(start, start + len(word))] if self._is_match(word) else []
-                    else:
-                        near = folded[start:end]
-                        found[start] = [
-                            (start + a, start + b) for a, b in word_spans(near) if self._is_match(near[a:b])
-                        ]
+                    found[start] = self._matches_near(folded, start, end)
                 at = folded.find(beginning, end)
         return [span for start in sorted(found) for span in found[start]]
+
+    def _matches_near(self, folded: str, start: int, end: int) -> list[Span]:
+        """As `matches`, in what lies between two spaces of a folded ASCII text."""
+        word = folded[start:end].rstrip(".,:;)")
+        if word.isalnum():  # by far the most are one plain word
+            return [(start, start + len(word))] if self._is_match(word) else []
+        near = folded[start:end]
+        return [(start + a, start + b) for a, b in word_spans(near) if self._is_match(near[a:b])]
 
     def _is_match(self, word: str) -> bool:
         """Whether a folded word matches; asked again and again about the few words that hits have in common."""

@@ -24,18 +24,13 @@ def _hit(record: Mapping[str, Any], score: float, marker: Highlighter | None) ->
     text, snippet, title_words = record["text"], None, []
     if marker is not None:
         window = best_window(text, marker.matches(text))
-        shown = text[window.start : window.end]
-        snippet = Snippet(shown, window.start, window.start > 0, window.end < len(text), window.words)
+        snippet = Snippet(
+            text=text[window.start : window.end],
+            start=window.start,
+            cut_before=window.start > 0,
+            cut_after=window.end < len(text),
+            words=window.words,
+        )
         title_words = marker.matches(record["title"])
-    return Hit(
-        record["passage_id"],
-        score,
-        text,
-        record["title"],
-        record["doc_id"],
-        record["lang"],
-        record["section"],
-        record["fields"],
-        snippet,
-        title_words,
-    )
+    shown = {name: record[name] for name in SHOWN}
+    return Hit(**shown, score=score, snippet=snippet, title_words=title_words)

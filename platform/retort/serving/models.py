@@ -139,7 +139,7 @@ class Snippet:
 class Hit:
     """One passage found."""
 
-    # Dataclasses, as Snippet is: an answer has ten, and a model takes five times as long to make.
+    # Dataclasses, as Snippet is: an answer has ten of each, and models take several times as long to make.
     passage_id: Annotated[str, Field(description="The passage's id in the corpus.")]
     score: Annotated[float, Field(description="Similarity of query and passage; see the answer's score_kind.")]
     text: Annotated[str, Field(description="The passage's text, without its title.")]

@@ -298,7 +298,7 @@ def test_layers_in_two_places_are_packed_once_and_others_than_linear_stay():
     model = torch.nn.Sequential(shared, torch.nn.GELU(), torch.nn.Sequential(shared, torch.nn.LayerNorm(8)))
     values = torch.randn(2, 3, 8)
     expected = model(values)
-    assert pack(model, torch.float32)
+    assert pack(model, "fp32")
     assert (
         model[0] is model[2][0] and isinstance(model[0], PackedLinear) and isinstance(model[2][1], torch.nn.LayerNorm)
     )

@@ -1,6 +1,7 @@
 """The HTTP front: taken ports, bad hosts, and HAProxy kept to itself. HAProxy here is the real one."""
 
 import importlib.util
+import shutil
 import socket
 import stat
 import subprocess
@@ -43,21 +44,33 @@ def test_a_host_that_is_not_ours_is_named(host):
         check_port(host, 8000)
 
 
+@pytest.fixture
+def folder():
+    made = private_folder()
+    yield made
+    shutil.rmtree(made)
+
+
 def environment(folder, binary="/bin/echo"):
     return haproxy_environment(folder, binary, cores=2, request_timeout_s=30, drain_s=1, most_requests=3)
 
 
-def test_each_instance_has_its_own_files_which_others_may_not_enter():
-    first, second = private_folder(), private_folder()
-    try:
-        assert first != second and stat.S_IMODE(first.stat().st_mode) == 0o700
-        values = environment(first)
-        paths = [value for name, value in values.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
-        assert len(paths) == 6 and all(value.startswith(str(first)) for value in paths)
-        # Ray puts a folder of 56 characters between, and HAProxy a suffix behind; 107 bytes is the system's limit.
-        assert len(values["RAY_SERVE_HAPROXY_SOCKET_PATH"]) + 57 + 12 < 107
-    finally:
-        subprocess.run(["rm", "-r", str(first), str(second)], check=True)
+def command_for(folder, text, **values):
+    """HAProxy as Ray would start it, with this config, and where that lies."""
+    config = folder / "test.cfg"
+    config.write_text(text.format(folder=folder, **values))
+    return [environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"], "-f", str(config)], config
+
+
+def test_each_instance_has_its_own_files_which_others_may_not_enter(folder):
+    other = private_folder()
+    other.rmdir()
+    assert folder != other and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    values = environment(folder)
+    paths = [value for name, value in values.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
+    assert len(paths) == 6 and all(value.startswith(str(folder)) for value in paths)
+    # Ray puts a folder of 56 characters between, and HAProxy a suffix behind; 107 bytes is the system's limit.
+    assert len(values["RAY_SERVE_HAPROXY_SOCKET_PATH"]) + 57 + 12 < 107
 
 
 CONFIG = """global
@@ -84,23 +97,18 @@ def bound(text):
 
 
 @needs_haproxy
-def test_haproxy_listens_at_the_chosen_address_and_nowhere_else():
-    folder, port = private_folder(), free_port()
-    try:
-        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        config = folder / "test.cfg"
-        config.write_text(CONFIG.format(folder=folder, port=port))
-        checked = subprocess.run([script, "-c", "-f", str(config)], capture_output=True, text=True)
-        assert checked.returncode == 0, checked.stderr
-        assert sorted(bound(config.read_text())) == sorted(
-            [f"127.0.0.1:{port}", f"unix@{folder}/metrics.sock", f"unix@{folder}/statistics.sock"]
-        )
-        assert "timeout http-request 15s" in config.read_text()
-        once = config.read_text()
-        subprocess.run([script, "-c", "-f", str(config)], check=True)
-        assert config.read_text() == once
-    finally:
-        subprocess.run(["rm", "-r", str(folder)], check=True)
+def test_haproxy_listens_at_the_chosen_address_and_nowhere_else(folder):
+    port = free_port()
+    command, config = command_for(folder, CONFIG, port=port)
+    checked = subprocess.run([*command, "-c"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert sorted(bound(config.read_text())) == sorted(
+        [f"127.0.0.1:{port}", f"unix@{folder}/metrics.sock", f"unix@{folder}/statistics.sock"]
+    )
+    assert "timeout http-request 15s" in config.read_text()
+    once = config.read_text()
+    subprocess.run([*command, "-c"], check=True)
+    assert config.read_text() == once
 
 
 BACKEND = """defaults
@@ -135,18 +143,15 @@ class Slow(BaseHTTPRequestHandler):
 
 
 @needs_haproxy
-def test_haproxy_refuses_at_once_what_a_replica_would_refuse():
-    folder, port = private_folder(), free_port()
+def test_haproxy_refuses_at_once_what_a_replica_would_refuse(folder):
+    port = free_port()
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(8) as pool, ExitStack() as stack:
         server.asked, server.go = threading.Semaphore(0), threading.Event()
-        stack.callback(subprocess.run, ["rm", "-r", str(folder)], check=True)
         stack.callback(server.shutdown)
         stack.callback(server.go.set)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        config = folder / "test.cfg"
-        config.write_text(BACKEND.format(port=port, behind=server.server_port))
-        haproxy = subprocess.Popen([script, "-db", "-f", str(config)])
+        command, _ = command_for(folder, BACKEND, port=port, behind=server.server_port)
+        haproxy = subprocess.Popen([*command, "-db"])
         stack.callback(haproxy.wait)
         stack.callback(haproxy.kill)
         url = f"http://127.0.0.1:{port}/v1/search"
@@ -172,26 +177,21 @@ STARTER = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pi
 
 
 @needs_haproxy
-def test_haproxy_ends_with_the_process_that_started_it_and_frees_the_port():
-    folder, port = private_folder(), free_port()
-    try:
-        script = environment(folder, haproxy_binary())["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        config = folder / "test.cfg"
-        config.write_text(BACKEND.format(port=port, behind=free_port()))
-        command = [sys.executable, "-c", STARTER, script, "-db", "-f", str(config)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
-            haproxy = psutil.Process(int(starter.stdout.readline()))
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-            assert "haproxy" in haproxy.name() and haproxy.is_running()
-            starter.kill()
-        haproxy.wait(timeout=20)
-        check_port("127.0.0.1", port)
-    finally:
-        subprocess.run(["rm", "-r", str(folder)], check=True)
+def test_haproxy_ends_with_the_process_that_started_it_and_frees_the_port(folder):
+    port = free_port()
+    command, _ = command_for(folder, BACKEND, port=port, behind=free_port())
+    starting = [sys.executable, "-c", STARTER, *command, "-db"]
+    with subprocess.Popen(starting, stdout=subprocess.PIPE, text=True) as starter:
+        haproxy = psutil.Process(int(starter.stdout.readline()))
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        assert "haproxy" in haproxy.name() and haproxy.is_running()
+        starter.kill()
+    haproxy.wait(timeout=20)
+    check_port("127.0.0.1", port)
 
 
 def test_rays_template_binds_what_the_script_expects():
