@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,22 +43,28 @@ class Target:
     poll_s: float = 1.0
 
 
-def first_served(store: Store, name: str, open_: Open) -> tuple[Served, RefusedChange | None]:
+def first_served(
+    store: Store, name: str, open_: Open, replica: str = "replica"
+) -> tuple[Served, RefusedChange | None]:
     """The newest version of a release that passes its check, for a replica that starts; and the newest if that did not.
 
-    Raises what was wrong with the newest version when none of the last five passes.
+    Like the follower, it tells the store what it opens before it does: whoever waits for all replicas must not miss one
+    that is ready and has not looked yet. Raises what was wrong with the newest version when none of the last five passes.
     """
     release, newest = release_at(store, name)
     try:
+        _hold(store, replica, [release])
         return open_(release, newest), None
     except RetortError as error:
         refused = _refusal(newest, error)
         for version in range(newest - 1, max(0, newest - 1 - _OLDER), -1):
             with suppress(RetortError):
                 older, _ = release_at(store, name, version)
+                _hold(store, replica, [older])
                 served = open_(older, version)
                 log.error("release %r version %d is not served: %s; serving version %d", name, newest, error, version)
                 return served, refused
+        _let_go(store, replica)
         raise
 
 
@@ -85,8 +91,7 @@ class ReleaseFollower:
     def stop(self) -> None:
         """End the thread, which may be loading (it ends after that), and hold nothing any more in the store's eyes."""
         self._ended.set()
-        with suppress(RetortError, OSError):
-            withdraw(self._store, self._replica)
+        _let_go(self._store, self._replica)
 
     def look(self) -> bool:
         """Look once at the pointer, and take up what is new; returns whether the engine was swapped."""
@@ -138,8 +143,7 @@ class ReleaseFollower:
         held = [release for release in (self._engine.served.release, coming) if release is not None]
         if held and (coming is not None or time.monotonic() > self._announced + _ANNOUNCE_S):
             self._announced = time.monotonic()
-            with suppress(RetortError, OSError):  # a replica that may only read the store serves all the same
-                announce(self._store, self._replica, held, ttl_s=3 * _ANNOUNCE_S)
+            _hold(self._store, self._replica, held)
 
     def _refuse(self, name: str, version: int, error: Exception) -> None:
         if not isinstance(error, StorageError | OSError):
@@ -167,6 +171,16 @@ class ReleaseFollower:
                 if not self._unreachable:
                     log.warning("cannot read the release %r: %s; serving goes on", self.target.name, error)
                 self._unreachable = True
+
+
+def _hold(store: Store, replica: str, releases: Sequence[Release]) -> None:
+    with suppress(RetortError, OSError):  # a replica that may only read the store serves all the same
+        announce(store, replica, releases, ttl_s=3 * _ANNOUNCE_S)
+
+
+def _let_go(store: Store, replica: str) -> None:
+    with suppress(RetortError, OSError):
+        withdraw(store, replica)
 
 
 def _refusal(version: int, error: Exception) -> RefusedChange:

@@ -98,16 +98,21 @@ def make_key(
     return key, record
 
 
-def list_keys(store: Store) -> list[KeyRecord]:
-    """All keys of the store, oldest first; a file that is no record is passed over (and opens nothing)."""
-    area = store.area.at(AREA)
+def list_keys(store: Store, told: set[str] | None = None) -> list[KeyRecord]:
+    """All keys of the store, oldest first; a file that is no record is passed over (and opens nothing).
+
+    Such files are logged and added to `told`; those in it already are not logged again.
+    """
+    area, told = store.area.at(AREA), set() if told is None else told
     found = []
     for item in area.list():
         with suppress(NotFoundError):  # revoked between listing and reading
             try:
                 found.append(KeyRecord.model_validate_json(area.read(item.path)))
             except (ValidationError, ConfigError):
-                log.warning("%s is no key record", area.full(item.path))
+                if item.path not in told:
+                    log.warning("%s is no key record", area.full(item.path))
+                told.add(item.path)
     return sorted(found, key=lambda record: (record.created, record.id))
 
 
@@ -131,13 +136,14 @@ class KeyRing:
     def __init__(self, store: Store, refresh_s: float = 5.0) -> None:
         self._store, self._refresh_s = store, refresh_s
         self._records: Mapping[str, KeyRecord] = {}
+        self._told: set[str] = set()
         self._ended = threading.Event()
         self.refresh()
         threading.Thread(target=self._run, name="retort-keys", daemon=True).start()
 
     def refresh(self) -> None:
         """Read the keys again."""
-        self._records = {record.id: record for record in list_keys(self._store)}
+        self._records = {record.id: record for record in list_keys(self._store, self._told)}
 
     def close(self) -> None:
         """End its thread."""

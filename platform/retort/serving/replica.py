@@ -119,7 +119,7 @@ def open_replica(settings: ReplicaSettings, replica: str, parts_of_index: Sequen
         assert settings.release is not None, "checked by the model"
         engine = SearchEngine(opened(settings.release, 0), limits=target.limits, metrics=metrics)
         return Running(engine, gate, None, ring)
-    served, refused = first_served(store, target.release, opened)
+    served, refused = first_served(store, target.release, opened, replica)
     engine = SearchEngine(served, limits=target.limits, metrics=metrics)
     engine.refused = refused
     follower = ReleaseFollower(store, engine, opened, Target(target.release, target.poll_s), replica)

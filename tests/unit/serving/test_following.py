@@ -8,6 +8,7 @@ import pytest
 
 from retort.errors import CorruptError, NotFoundError, StorageError
 from retort.releases.release import ArtefactRef, Release, save_release
+from retort.releases.usage import in_use
 from retort.serving.engine import SearchEngine
 from retort.serving.fakes import PASSAGES, make_engine, make_searcher, make_served
 from retort.serving.following import ReleaseFollower, Target, first_served
@@ -193,8 +194,6 @@ def test_a_release_that_was_changed_meanwhile_is_not_taken_back(store):
 
 
 def test_what_a_replica_holds_is_announced_before_it_is_opened_and_withdrawn_at_the_end(store):
-    from retort.releases.usage import in_use
-
     save_release(store, release())
     held = []
 
@@ -203,8 +202,16 @@ def test_what_a_replica_holds_is_announced_before_it_is_opened_and_withdrawn_at_
         return Served.of(release, version, make_searcher())
 
     _, follower = following(store, open_)
+    assert "a" * 8 in held[-1], "held before the first look of its thread, so that no deletion overlooks it"
     save_release(store, release(index="b"))
     follower.look()
     assert {"a" * 8, "b" * 8} <= held[-1]
     follower.stop()
+    assert in_use(store) == set()
+
+
+def test_a_replica_that_cannot_start_holds_nothing(store):
+    save_release(store, release(index="bad"))
+    with pytest.raises(CorruptError):
+        following(store)
     assert in_use(store) == set()

@@ -57,7 +57,7 @@ def test_a_revoked_key_stops_working_and_an_expired_one_too(store):
 
 
 @pytest.mark.parametrize("change", [dict.clear, lambda record: record.update(rate="many")])
-def test_a_spoilt_record_opens_nothing_and_hinders_nobody(store, change):
+def test_a_spoilt_record_opens_nothing_and_hinders_nobody(store, change, caplog):
     key, record = make_key(store, "ada")
     _, other = make_key(store, "bob")
     path = store.area.root / "keys" / f"{record.id}.json"
@@ -65,7 +65,9 @@ def test_a_spoilt_record_opens_nothing_and_hinders_nobody(store, change):
     change(values)
     path.write_text(json.dumps(values))
     ring = KeyRing(store)
+    ring.refresh()
     ring.close()
+    assert [one.message for one in caplog.records] == [f"{path} is no key record"], "told once, not at every refresh"
     assert list_keys(store) == [other] and ring.check(key) is None
     assert revoke_key(store, "bob") == other
 
