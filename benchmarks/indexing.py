@@ -53,13 +53,13 @@ def main() -> None:
         finally:
             held.close()
 
-    stages.run("hardness", lambda report: add_hardness(report, data()))
+    count, peers = (20_000, SMALL_PEERS) if quick else (1_000_000, LARGE_PEERS)
+    stages.run("hardness", lambda report: add_hardness(report, data(), store, count))
     stages.run("debian", lambda report: contest(report, real_set(data(), store), SMALL_PEERS, "debian_"))
     stages.run("growth", lambda report: add_growth(report, data(), store, quick))
     stages.run("embedding", lambda report: add_embedding(report, data(), quick))
     stages.run("ray_data", lambda report: add_ray_data(report, data(), store, quick))
     stages.run("reindex", lambda report: _add_reindex(report, store, quick))
-    count, peers = (20_000, SMALL_PEERS) if quick else (1_000_000, LARGE_PEERS)
     for also in args.also:
         stages.run(
             f"clustered-{also}",

@@ -26,7 +26,7 @@ KINDS = {
     "flat": "Flat",
     "hnsw": "HNSW32,Flat",
     "hnsw-sq8": "HNSW32,SQ8",
-    "hnsw-sq6": "HNSW16,SQ6",
+    "hnsw-sq6": "HNSW14,SQ6",
     "ivf-flat": "IVF{lists},Flat",
     "ivf-sq8": "IVF{lists},SQ8",
     "ivf-rabitq": "IVF{lists},RaBitQ",
