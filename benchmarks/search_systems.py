@@ -196,7 +196,9 @@ class Measured:
                 self._system.search(query[None, :], 1)
 
         rounds, began = 0, time.perf_counter()
-        while time.perf_counter() - began < LEAST_S:  # all queries in a tenth of a second: too short for a noisy machine
+        while (
+            time.perf_counter() - began < LEAST_S
+        ):  # all queries in a tenth of a second: too short for a noisy machine
             rounds += 1
             if shape == "batch":
                 self._system.search(queries, threads)

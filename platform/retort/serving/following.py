@@ -43,9 +43,7 @@ class Target:
     poll_s: float = 1.0
 
 
-def first_served(
-    store: Store, name: str, open_: Open, replica: str = "replica"
-) -> tuple[Served, RefusedChange | None]:
+def first_served(store: Store, name: str, open_: Open, replica: str = "replica") -> tuple[Served, RefusedChange | None]:
     """The newest version of a release that passes its check, for a replica that starts; and the newest if that did not.
 
     Like the follower, it tells the store what it opens before it does: whoever waits for all replicas must not miss one
