@@ -135,7 +135,7 @@ def crash_and_finish(tmp_path, rounds: int, kills_each: int, seed: int) -> None:
         victim.end()
         reader.end()
     assert not reader.wrong, reader.wrong
-    assert killed >= rounds * kills_each // 3 and reader.read >= rounds
+    assert killed >= rounds * kills_each // 3 and reader.read >= rounds, (killed, reader.read)
     assert len(history(store, "live")) >= rounds
 
 
@@ -145,4 +145,5 @@ def test_killed_at_random_points_the_served_version_is_whole_and_the_next_run_fi
 
 @pytest.mark.slow
 def test_killed_at_very_many_points(tmp_path):
-    crash_and_finish(tmp_path, rounds=12, kills_each=14, seed=2)
+    # More rounds, not more kills in each: after three or four there is little left to be killed at.
+    crash_and_finish(tmp_path, rounds=40, kills_each=4, seed=2)
