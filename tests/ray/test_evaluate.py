@@ -94,7 +94,7 @@ def test_the_table_has_the_four_systems_and_says_what_their_runs_say(made: Artef
 
 
 def test_the_students_run_is_the_exact_ranking_of_its_vectors(made: Artefact, world: World) -> None:
-    encoder = DualEncoder.load(open_store(world.store).get(world.names["student_encoder"], "encoder").local())
+    encoder = DualEncoder.load(open_store(world.store).get(world.names["student_encoder"], "encoder").local()).pack()
     passages, queries = Passages.open(world.corpus), QuerySet.open(world.queries)
     scores = encoder.encode(queries.texts, "query") @ encoder.encode(passages.texts(passages.ids), "passage").T
     run = rankings(made, "student")

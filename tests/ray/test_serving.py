@@ -61,7 +61,7 @@ class TestEndpoint:
         from retort.models.dual_encoder import DualEncoder
 
         queries = [f"{action} {topic}" for action in ACTIONS[:3] for topic in TOPICS[:4]]
-        index, encoder = ShardedIndex.open(world.index), DualEncoder.load(world.encoder.local())
+        index, encoder = ShardedIndex.open(world.index), DualEncoder.load(world.encoder.local()).pack()
         expected = index.search(encoder.encode(queries, "query"), 7)
         answer = client.search_many(queries, k=7)
         for row, result in enumerate(answer.results):

@@ -45,7 +45,7 @@ def batch_hits(world, artefact):
     from retort.indexing.search import ShardedIndex
     from retort.models.dual_encoder import DualEncoder
 
-    index, encoder = ShardedIndex.open(artefact), DualEncoder.load(world.encoder.local())
+    index, encoder = ShardedIndex.open(artefact), DualEncoder.load(world.encoder.local()).pack()
     hits = index.search(encoder.encode(QUERIES, "query"), 7)
     return [index.passage_ids(row) for row in hits.rows], hits.scores
 

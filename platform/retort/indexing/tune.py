@@ -93,7 +93,7 @@ def encoded_queries(queries: Artefact, embeddings: Artefact, count: int, seed: i
             f"tune_queries: {queries} has {len(texts)} queries; at least {FEWEST} are needed to measure a recall."
         )
     chosen = np.random.default_rng([seed, SEED_OF_MADE]).permutation(len(texts))[:count]
-    encoder = DualEncoder.load(embeddings.input("encoder").local())
+    encoder = DualEncoder.load(embeddings.input("encoder").local()).pack()
     return encoder.encode([texts[place] for place in chosen], side="query")
 
 

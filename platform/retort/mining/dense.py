@@ -33,7 +33,10 @@ class DenseSearch:
     def open(cls, encoder: Artefact, vectors: Artefact, threads: int = 1, precision: str = "auto") -> Self:
         """`vectors` is an index, searched with so many FAISS threads, or embeddings, searched exactly with torch's. Errors as those of encoder and index."""
         opened = ShardedIndex.open(vectors, threads) if vectors.kind == "index" else ExactIndex.open(vectors)
-        return cls(DualEncoder.load(encoder.local(), precision=precision), opened)
+        loaded = DualEncoder.load(encoder.local(), precision=precision)
+        search = cls(loaded, opened)
+        loaded.pack()  # only now: which space it is in, its whole weights tell
+        return search
 
     def search(self, texts: Sequence[str], k: int) -> tuple[list[list[str]], list[NDArray[np.float32]]]:
         """The k best passages of each text: ids, and scores [<= k] descending; equal scores by passage id."""

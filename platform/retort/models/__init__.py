@@ -10,6 +10,7 @@ dual_encoder.py   DualEncoder: texts -> vectors; passage_space
 inference.py      how encoding runs: backend, padding, layout of weights
 unpadded.py       texts end to end in one row, for GPUs
 packed.py         linear layers laid out for inference on a CPU
+flat.py           BERT bodies laid out for inference on a CPU, without their modules
 cross_encoder.py  CrossEncoder: (query, passage) -> logit and word map
 pairs.py          (query, passage) -> token sequences, long passages in windows
 alignment.py      tokens -> words; pooling matrices

@@ -168,9 +168,9 @@ class DualEncoder(nn.Module):
         return self._inference.use_padding(padding)
 
     def pack(self) -> Self:
-        """Lay the weights out for `encode`: the same vectors, sooner, with less memory. From then on it can only encode.
+        """Lay the weights out for `encode`: the same vectors within rounding, sooner, with less memory. From then on it can only encode.
 
-        Changes nothing on a GPU, for a backend other than torch, and where torch cannot do it (`packed.py`).
+        Changes nothing on a GPU, for a backend other than torch, without padding, and where torch cannot do it (`flat.py`, `packed.py`).
         """
         self._inference.pack()
         return self
@@ -272,6 +272,7 @@ class DualEncoder(nn.Module):
 
         Runs in the precision of the autocast context around it; `encode` opens its own.
         """
+        self._inference.must_be_whole()
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [b, t, d]
         return states, pool(states, attention_mask, self.pooling, self.normalise)
 

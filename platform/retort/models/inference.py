@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from retort.models.backend import Precision, autocast, default_token_budget
 from retort.models.batching import pad, token_batches
+from retort.models.flat import Body, lay_out
 from retort.models.layout import Layout
 from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
-from retort.models.packed import pack
 from retort.models.pooling import pool, pool_spans
 from retort.models.unpadded import Unpadded, packs
 
@@ -34,7 +34,7 @@ class Inference:
         self._model, self._precision, self._pad_id = model, precision, pad_id
         self.backend: Backend = "torch"
         self._graph: OnnxGraph | None = None
-        self._packed = False
+        self._laid_out: Body | None = None
         self._unpadded: Unpadded | None = None
         self._padding_chosen = False
 
@@ -49,26 +49,34 @@ class Inference:
             faster_backend(self._model, OUTPUT, self._precision, packed=True) if backend == "auto" else backend
         )
         check_backend(chosen, self._device)
-        self.backend = chosen
-        self._graph = None if chosen == "torch" else onnx_graph(self._model, OUTPUT, int8=chosen == "onnx-int8")
+        graph = None if chosen == "torch" else onnx_graph(self._model, OUTPUT, int8=chosen == "onnx-int8")
+        self.backend, self._graph = chosen, graph
         return chosen
 
     def use_padding(self, padding: bool) -> bool:
         """Pad texts to the longest of their batch, or lay them end to end where the model can; returns whether it pads now."""
         self._padding_chosen, self._unpadded = True, None
-        if not padding:
+        if not padding and self._laid_out is None:
             with autocast(self._precision, self._device):
                 self._unpadded = Unpadded.of(self._model, self._pad_id)
         return self._unpadded is None
 
     def pack(self) -> None:
-        """Lay the weights out, where that is of use: on a CPU, in torch."""
-        if self.backend == "torch" and self._device.type == "cpu":
-            self._packed = pack(self._model, self._precision)
+        """Lay the weights out, where that is of use: on a CPU, in torch, with padding."""
+        if (
+            self.backend == "torch"
+            and self._device.type == "cpu"
+            and self._laid_out is None
+            and self._end_to_end() is None
+        ):
+            body, laid_out = lay_out(self._model, self._precision)
+            self._laid_out = body if laid_out else None
 
     def must_be_whole(self) -> None:
         """Where the weights themselves are needed."""
-        assert not self._packed, "packed for inference: load the encoder again to train, save, digest or export it"
+        assert self._laid_out is None, (
+            "packed for inference: load the encoder again to train, save, digest or export it"
+        )
 
     def forget_weights(self) -> None:
         """The weights are about to change: leave the graph that was made of them."""
@@ -108,5 +116,7 @@ class Inference:
         """[b, t, d] of ids and mask [b, t], in the backend in use."""
         if self._graph is not None:
             return self._graph({"input_ids": ids, "attention_mask": mask})
+        if self._laid_out is not None:
+            return self._laid_out(ids, mask)
         states: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states
