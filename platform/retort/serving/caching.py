@@ -54,9 +54,14 @@ class AnswerCache(Generic[Value]):
         self._most = _HITS_PER_ANSWER * size
         self._kept: LRUCache[Hashable, tuple[Value, int]] = LRUCache(max(1, self._most), getsizeof=lambda item: item[1])
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps anything at all."""
+        return self._most > 0
+
     def get(self, key: Hashable) -> Value | None:
         """The answer, if it is kept."""
-        found = self._kept.get(key) if self._most else None
+        found = self._kept.get(key)
         return found[0] if found else None
 
     def put(self, key: Hashable, value: Value, hits: int) -> None:

@@ -45,6 +45,8 @@ SHARD_DEPLOYMENT = "shard"
 _SHARD_ONGOING = 8
 _SHARD_QUEUED = 32
 _LOCAL_DRAIN_S = 1.0
+# Serve makes a line for every request even where it is thrown away; ours are `journal.py`'s.
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 _ENVIRONMENT = {
     # On a busy machine a proxy takes longer than Serve's five seconds to start, and would be killed and started anew.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
@@ -172,7 +174,7 @@ def application(
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 30.0,
         "max_constructor_retry_count": 1,
-        "logging_config": LoggingConfig(enable_access_log=False),
+        "logging_config": _QUIET,
     }
     shard: Any = serve.deployment(ShardReplica)
     shards = [
@@ -252,7 +254,7 @@ def _start_together(app: serve.Application, host: str, port: int, environment: d
             proxy_location=ProxyLocation.HeadOnly,
             http_options={"host": host, "port": port},
             controller_options={"runtime_env": {"env_vars": {**_ENVIRONMENT, **environment}}},
-            logging_config=LoggingConfig(enable_access_log=False),
+            logging_config=_QUIET,
         )
         # serve.start returns when the proxies are up; the controller takes applications as soon as it has a name.
         while not proxies.done() and not serve_is_running():

@@ -1,7 +1,8 @@
 """The searcher behind the batcher: what one replica runs, without HTTP and without Ray.
 
-Encoding and searching happen on one thread per lane, never on the event loop, so that health checks answer meanwhile and
-torch, FAISS and Ray do not fight for cores. Searches and embeddings share the lane for the same reason.
+Encoding and searching happen on one thread per lane, not on the event loop, so that health checks answer meanwhile and
+torch, FAISS and Ray do not fight for cores; only a short query that comes alone is answered where it is. Searches and embeddings
+share the lane for the same reason.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from retort.serving.shadowing import Shadows
 from retort.serving.work import Done, EmbedWork, SearchWork, Vectors, Work, cache_key, queries_of, run_batch
 
 _SLOW_QUERIES = 4
+_SHORT_CHARS = 256
+_QUICK_HITS = 50
+_LEAST_QUICK_TIMEOUT_S = 0.1
 
 
 class DeadlineError(TimeoutError):
@@ -148,18 +152,19 @@ class SearchEngine:
         way = self._route(served, request, asked)
         encoder, _ = searcher.encoder(way.encoder)
         queries = queries_of(request, encoder)
-        key = cache_key(request, encoder)
-        kept = served.answers.get(key)
+        key = cache_key(request, encoder) if served.answers.keeps else None
+        kept = None if key is None else served.answers.get(key)
         self.metrics.cache(hit=kept is not None)
         if kept is not None:
             done, stages = kept, dict.fromkeys(("queue", "encode", "search", "fetch"), 0.0)
         else:
             timeout_s = self._timeout_s(request.deadline_ms, asked.deadline_ms)
             batcher = self._batcher if request.rerank is None else self._slow
-            work, queued_s = await self._submit(SearchWork(served, queries), len(queries), timeout_s, batcher)
+            quick = searcher.in_process and _is_quick(request)
+            work, queued_s = await self._submit(SearchWork(served, queries), len(queries), timeout_s, batcher, quick)
             assert isinstance(work, list)
             done, stages = work, {"queue": queued_s * 1000, **work[0].stages_ms}
-            if not done[0].missing_shards:
+            if key is not None and not done[0].missing_shards:
                 served.answers.put(key, done, sum(len(one.hits) for one in done))
             self._shadows.consider(served, encoder, queries, done)
         stages["total"] = (time.perf_counter() - began) * 1000
@@ -223,7 +228,8 @@ class SearchEngine:
         began = time.perf_counter()
         work = EmbedWork(served, request.texts, encoder, request.input_type)
         timeout_s = self._timeout_s((asked or Asked()).deadline_ms)
-        done, queued_s = await self._submit(work, len(request.texts), timeout_s, self._batcher)
+        quick = all(map(_is_short, request.texts))
+        done, queued_s = await self._submit(work, len(request.texts), timeout_s, self._batcher, quick)
         assert isinstance(done, tuple)
         total = time.perf_counter() - began
         self.metrics.answered(
@@ -250,11 +256,12 @@ class SearchEngine:
         return max(self._batcher.stuck_s(), self._slow.stuck_s())
 
     async def _submit(
-        self, work: Work, weight: int, timeout_s: float, batcher: Batcher[Work, Done]
+        self, work: Work, weight: int, timeout_s: float, batcher: Batcher[Work, Done], quick: bool = False
     ) -> tuple[Done, float]:
         try:
             async with asyncio.timeout(timeout_s):
-                return await batcher.submit(work, weight)
+                # What runs on this loop cannot be cut off.
+                return await batcher.submit(work, weight, quick=quick and timeout_s >= _LEAST_QUICK_TIMEOUT_S)
         except TimeoutError:
             raise DeadlineError(f"No answer within {timeout_s:g} s: send the request again, or ask for less.") from None
 
@@ -278,6 +285,16 @@ class SearchEngine:
     def _run(self, batch: Sequence[Work]) -> list[Done]:
         self.metrics.batch(sum(work.weight for work in batch))
         return run_batch(batch)
+
+
+def _is_quick(request: SearchRequest) -> bool:
+    """Whether a search is encoding a short text and one look into the index."""
+    plain = not (request.rerank or request.hybrid or request.filters or request.group_by)
+    return plain and request.offset + request.k <= _QUICK_HITS and all(map(_is_short, request.texts))
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _SHORT_CHARS
 
 
 def _slow_queue(limits: EngineLimits) -> int:

@@ -96,6 +96,7 @@ class Searcher:
         self._encoders = dict(encoders)
         self.default_encoder = default_encoder
         self._index = index
+        self._leaky = index if isinstance(index, Leaky) else None  # asked once: the question takes 20 us
         view = corpus if isinstance(corpus, CorpusView) else CorpusView(corpus)
         self._view = view  # whoever shares it among releases holds it weakly
         self._corpus, self._fields, self._common = view.passages, view.fields, view.common
@@ -105,6 +106,11 @@ class Searcher:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a search is all work of this process, and waits for no other."""
+        return self._leaky is None
 
     def score_kind(self, query: SearchQuery) -> ScoreKind:
         """What the scores of its hits are."""
@@ -155,7 +161,7 @@ class Searcher:
         clock.lap("encode")
         rankings = self._rank([_deepened(query) for query in queries], vectors)
         clock.lap("search")
-        missing = tuple(self._index.take_missing()) if isinstance(self._index, Leaky) else ()
+        missing = tuple(self._leaky.take_missing()) if self._leaky is not None else ()
         if any(query.hybrid for query in queries):
             rankings = [self._fuse(query, ranking) for query, ranking in zip(queries, rankings, strict=True)]
             clock.lap("fuse")

@@ -192,3 +192,108 @@ def test_closing_fails_those_who_wait_and_hangs_nobody():
         assert running.done() or await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 5)
 
     asyncio.run(scenario())
+
+
+class Threads:
+    """A `run` that notes how many items came on which thread, and takes `seconds` for each batch."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.seen: list[tuple[int, bool]] = []
+
+    def __call__(self, items):
+        time.sleep(self.seconds)
+        self.seen.append((len(items), threading.current_thread() is threading.main_thread()))
+        if -1 in items:
+            raise InputError("poisoned")
+        return [item * 10 for item in items]
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A busy machine may take 20 ms for nothing."""
+    monkeypatch.setattr("retort.serving.batcher._QUICK_S", 10.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_quick_item_that_comes_alone_runs_where_it_is_once_it_is_known_to_be_quick():
+    async def scenario():
+        run = Threads()
+        lane = batcher(run)
+        for item in range(3):
+            assert (await lane.submit(item, quick=True))[0] == item * 10
+        assert run.seen == [(1, False), (1, True), (1, True)], "the first one is measured on its lane"
+        assert (await lane.submit(5))[0] == 50
+        assert (await lane.submit(6, weight=2, quick=True))[0] == 60
+        assert run.seen[3:] == [(1, False), (1, False)], "not asked for, and too heavy"
+        with pytest.raises(InputError, match="poisoned"):
+            await lane.submit(-1, quick=True)
+        assert run.seen[5] == (1, True)
+        assert lane.stuck_s() == 0.0
+        assert (await lane.submit(7, quick=True))[0] == 70
+        await lane.close()
+        with pytest.raises(OverloadedError):
+            await lane.submit(8, quick=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("patient")
+def test_quick_items_that_come_together_share_a_batch_on_the_lane():
+    async def scenario():
+        run = Threads()
+        lane = batcher(run)
+        await lane.submit(0, quick=True)
+        answers = await asyncio.gather(*(lane.submit(item, quick=True) for item in range(6)))
+        assert [value for value, _ in answers] == [item * 10 for item in range(6)]
+        assert run.seen == [(1, False), (6, False)]
+        await lane.close()
+
+    asyncio.run(scenario())
+
+
+def test_while_a_lane_runs_and_after_slow_items_quick_ones_wait_for_the_lane():
+    async def scenario():
+        run = Threads(0.05)
+        lane = batcher(run)
+        for item in range(3):
+            await lane.submit(item, quick=True)
+        assert [here for _, here in run.seen] == [False, False, False], "50 ms would stop the loop for too long"
+        run.seconds = 0.0
+        for item in range(12):
+            await lane.submit(item, quick=True)
+        assert run.seen[-1] == (1, True), "what it learns, it forgets again"
+        gate = Gate(hold=True)
+        lane = batcher(gate)
+        gate.open.set()
+        await lane.submit(1, quick=True)
+        gate.open.clear()
+        gate.entered.clear()
+        running = asyncio.create_task(lane.submit(2))
+        await until(gate.entered.is_set)
+        behind = asyncio.create_task(lane.submit(3, quick=True))
+        await until(lambda: lane.queued_weight == 1)
+        gate.open.set()
+        assert [value for value, _ in await asyncio.gather(running, behind)] == [20, 30]
+        await lane.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_caller_that_leaves_before_its_quick_item_runs_is_forgotten():
+    async def scenario():
+        run = Threads()
+        lane = batcher(run)
+        await lane.submit(0, quick=True)
+        leaving = asyncio.create_task(lane.submit(1, quick=True))
+        await asyncio.sleep(0)  # it is looking round
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert leaving.cancelled()
+        assert run.seen == [(1, False)]
+        assert (await lane.submit(2, quick=True))[0] == 20
+        assert run.seen[-1] == (1, True)
+        await lane.close()
+
+    asyncio.run(scenario())

@@ -1,6 +1,7 @@
 """Routing, shadows and the guard, through the engine of the small world."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -21,7 +22,9 @@ def engine(routing, names=("words", "other"), searcher=None, **fields):
 
 def answers(made, *requests):
     async def scenario():
-        found = [await made.search(SearchRequest(query="read the file", **body), asked) for body, asked in requests]
+        found = [
+            await made.search(SearchRequest(**{"query": "read the file", **body}), asked) for body, asked in requests
+        ]
         await asyncio.sleep(0.05)  # shadows
         return found
 
@@ -132,3 +135,30 @@ def test_a_release_may_only_route_to_encoders_it_has():
     }
     with pytest.raises(ValueError, match="routing names tuned; the encoders are base"):
         Release(**fields, routing=Routing(weights={"tuned": 1.0}))
+
+
+def test_only_plain_short_requests_with_time_enough_are_answered_on_the_event_loop(monkeypatch):
+    monkeypatch.setattr("retort.serving.batcher._QUICK_S", 10.0)  # the machine may be busy
+    made = engine(Routing(weights={"words": 1}))
+    threads = []
+    run = made._batcher._run
+
+    def noting(works):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return run(works)
+
+    made._batcher._run = noting
+    plain = ({}, None)
+    others = [
+        {"k": 60}, {"offset": 45}, {"group_by": "doc_id"}, {"filters": {"lang": "en"}}, {"query": "x" * 300}, {"deadline_ms": 20},
+    ]  # fmt: skip
+    answers(
+        made,
+        plain,
+        plain,
+        plain,
+        *[({"query": "read", **body}, None) for body in others],
+        (({}), Asked(deadline_ms=20)),
+        plain,
+    )
+    assert threads == [False, True, True, *[False] * (len(others) + 1), True]
