@@ -53,10 +53,11 @@ def first_served(store: Store, name: str, open_: Open, replica: str = "replica")
     try:
         _hold(store, replica, [release])
         return open_(release, newest), None
-    except RetortError as error:
-        refused = _refusal(newest, error)
+    except Exception as error:  # whatever is wrong with it, an older one may be good
+        # What the store cannot give just now is no fault of the release: the follower will try it again.
+        refused = None if isinstance(error, StorageError | OSError) else _refusal(newest, error)
         for version in range(newest - 1, max(0, newest - 1 - _OLDER), -1):
-            with suppress(RetortError):
+            with suppress(Exception):
                 older, _ = release_at(store, name, version)
                 _hold(store, replica, [older])
                 served = open_(older, version)
@@ -138,6 +139,8 @@ class ReleaseFollower:
 
     def _announce(self, coming: Release | None = None) -> None:
         """Tell the store what this replica holds, so that it is not collected."""
+        if self._ended.is_set():
+            return
         held = [release for release in (self._engine.served.release, coming) if release is not None]
         if held and (coming is not None or time.monotonic() > self._announced + _ANNOUNCE_S):
             self._announced = time.monotonic()
@@ -169,6 +172,7 @@ class ReleaseFollower:
                 if not self._unreachable:
                     log.warning("cannot read the release %r: %s; serving goes on", self.target.name, error)
                 self._unreachable = True
+        _let_go(self._store, self._replica)  # it may have been announcing when it was told to stop
 
 
 def _hold(store: Store, replica: str, releases: Sequence[Release]) -> None:

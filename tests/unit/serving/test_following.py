@@ -215,3 +215,55 @@ def test_a_replica_that_cannot_start_holds_nothing(store):
     with pytest.raises(CorruptError):
         following(store)
     assert in_use(store) == set()
+
+
+@pytest.mark.parametrize("fault", [StorageError("the bucket is away"), OSError("no route to host")])
+def test_a_store_that_stumbles_at_the_start_does_not_settle_the_newest_version(store, fault):
+    save_release(store, release())
+    save_release(store, release(index="b"))
+    away = [True]
+
+    def stumbling(release, version):
+        if version == 2 and away[0]:
+            raise fault
+        return opened(release, version)
+
+    engine, follower = following(store, stumbling)
+    assert engine.info().version == 1 and engine.refused is None
+    assert not follower.look() and engine.info().version == 1
+    away[0] = False
+    assert follower.look() and engine.info().version == 2
+
+
+def test_a_mistake_of_ours_at_the_start_leads_to_the_older_version_too(store):
+    save_release(store, release())
+    save_release(store, release(index="b"))
+
+    def broken(release, version):
+        if version == 2:
+            raise RuntimeError("FAISS says no")
+        return opened(release, version)
+
+    engine, follower = following(store, broken)
+    assert engine.info().version == 1 and "FAISS says no" in engine.refused.reason
+    assert not follower.look()
+
+
+def test_a_follower_that_was_stopped_while_it_opened_holds_nothing(store):
+    save_release(store, release())
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(release, version):
+        if version == 2:
+            opening.set()
+            assert go_on.wait(10)
+        return opened(release, version)
+
+    _, follower = following(store, slow, poll_s=0.01)
+    follower.start()
+    save_release(store, release(index="b"))
+    assert opening.wait(10)
+    follower.stop()
+    go_on.set()
+    follower._thread.join(10)
+    assert not follower._thread.is_alive() and not in_use(store)
