@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from retort.config import JobConfig, Ref, plain
 from retort.corpus.lookup import Passages
@@ -76,9 +76,9 @@ class ScoreConfig(JobConfig):
     quarantine_threshold: float = plain(
         0.01, ge=0, le=1, description="Share of pairs that may be unreadable before the job fails instead of warning."
     )
-    reuse: Annotated[str | None, Ref("judgements")] = Field(
-        None,
-        description="Earlier judgements of the same teacher and settings: pairs of unchanged texts are taken from there.",
+    reuse: Annotated[tuple[str, ...], Ref("judgements")] = Field(
+        (),
+        description="Earlier judgements of the same teacher and settings, one or several: pairs of unchanged texts are taken from there.",
     )
     teacher_audit: Annotated[str | None, Ref("report")] = Field(
         None,
@@ -94,6 +94,11 @@ class ScoreConfig(JobConfig):
         default_factory=Policy, description="Licences and personal data that teacher and data may bring along."
     )
 
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _one_source_a_level(self) -> ScoreConfig:
         if self.teacher is None and self.service is None:
@@ -104,7 +109,7 @@ class ScoreConfig(JobConfig):
                 if self.word_level
                 else "teacher is named beside service although word_level is off; leave one of the two out"
             )
-        if self.service is not None and (self.teacher_audit is not None or self.reuse is not None):
+        if self.service is not None and (self.teacher_audit is not None or self.reuse):
             raise ValueError("teacher_audit and reuse are about a local teacher's scores; leave them out with service")
         if self.backend in ("onnx", "onnx-int8") and (self.word_level or self.service is not None):
             raise ValueError(
@@ -167,7 +172,7 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
 
 
 def _judge(
-    config: ScoreConfig, draft: Draft, inputs: dict[str, Artefact], earlier: Artefact | None, progress: Progress
+    config: ScoreConfig, draft: Draft, inputs: dict[str, Artefact], earlier: list[Artefact], progress: Progress
 ) -> Artefact:
     """Judge the parts that are missing, and publish."""
     from retort.teaching.stages import score_parts  # Ray: only where work is done, so that --help stays quick
@@ -263,11 +268,18 @@ def _check_word_level(config: ScoreConfig, teacher: CrossEncoder) -> None:
         )
 
 
-def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact | None) -> Artefact | None:
-    """Return the artefact to reuse, after checking that its scores mean the same."""
-    if config.reuse is None or teacher is None:
-        return None
-    earlier = store.get(config.reuse, "judgements")
+def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact | None) -> list[Artefact]:
+    """Return the artefacts to reuse, after checking that their scores mean the same."""
+    if teacher is None:
+        return []
+    found = [store.get(reference, "judgements") for reference in config.reuse]
+    for earlier in found:
+        _check_same_judge(config, earlier, teacher)
+    return found
+
+
+def _check_same_judge(config: ScoreConfig, earlier: Artefact, teacher: Artefact) -> None:
+    """Refuse judgements of another teacher, or with settings that change what a teacher says."""
     theirs = {record.role: record.digest for record in earlier.manifest.inputs}.get("teacher")
     if theirs != teacher.digest:
         raise IncompatibleError(
@@ -284,4 +296,3 @@ def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact | N
         raise IncompatibleError(
             f"{earlier} was judged with other settings ({', '.join(different)}). Leave `reuse` out, or use the same settings."
         )
-    return earlier

@@ -30,7 +30,7 @@ class ScoringActor:
     """Opens teacher, texts and earlier scores once, then judges the parts it is given."""
 
     def __init__(
-        self, draft: Draft, inputs: Mapping[str, Artefact], settings: Mapping[str, Any], earlier: Artefact | None
+        self, draft: Draft, inputs: Mapping[str, Artefact], settings: Mapping[str, Any], earlier: Sequence[Artefact]
     ) -> None:
         self._judge = _judge_of(inputs, settings)
         queries, passages = QuerySet.open(inputs["queries"]), Passages.open(inputs["corpus"])
@@ -40,7 +40,7 @@ class ScoringActor:
             queries=QueryTexts(queries),
             passages=passages,
             judge=self._judge,
-            reuse=ReuseIndex.open(earlier) if earlier is not None else None,
+            reuse=ReuseIndexes([ReuseIndex.open(one) for one in earlier]),
             trust=_trusted(inputs, queries, passages) if settings["trust"] else None,
         )
 
@@ -85,7 +85,7 @@ def score_parts(
     draft: Draft,
     inputs: Mapping[str, Artefact],
     parts: list[str],
-    earlier: Artefact | None,
+    earlier: Sequence[Artefact],
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Judge `parts`; return {pairs, quarantined, reused, seconds} of each."""
@@ -111,7 +111,7 @@ def score_parts(
     rows = {part: float(candidates.part(part, columns=["query_id"]).num_rows) for part in parts}
     return map_parts(
         ScoringActor,
-        {"draft": draft, "inputs": dict(inputs), "settings": settings, "earlier": earlier},
+        {"draft": draft, "inputs": dict(inputs), "settings": settings, "earlier": list(earlier)},
         parts,
         config.resources,
         describe="judging pairs",

@@ -110,6 +110,11 @@ def test_judgements_of_another_teacher_are_not_reused(world: dict[str, Artefact]
         score(config(world, reuse="old"))
 
 
+def test_one_earlier_judgement_may_be_named_as_it_is_or_in_a_list(world: dict[str, Artefact]) -> None:
+    assert config(world, reuse="x").reuse == config(world, reuse=["x"]).reuse == ("x",)
+    assert config(world).reuse == ()
+
+
 def test_made_judgements_are_returned_at_once(world: dict[str, Artefact], store: Store) -> None:
     settings = config(world)
     draft = store.draft("judgements", "small", step="score", inputs=world, config=settings.identity())
