@@ -21,18 +21,17 @@ from retort.distillation.config import DistilConfig
 from retort.distillation.distil import distil
 from retort.distillation.filtering import false_negative_filter
 from retort.evaluation.rerank import rerank_all
-from retort.indexing.exact import ExactIndex
 from retort.metrics.measures import evaluate
 from retort.mining.bm25 import Bm25
 from retort.mining.dense import DenseSearch
 from retort.mining.filtering import FilterSettings
-from retort.models.dual_encoder import DualEncoder
 from retort.models.judgements import Judgements
 from retort.resources import Resources, available_cores, limit_threads
 from retort.store import Artefact
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
 DEPTH = 100
+FIRST = ("contrastive", "both_filtered")
 Scores = dict[str, dict[str, float]]
 """Measure -> query -> value."""
 
@@ -51,7 +50,12 @@ class Grid:
 
     def __init__(self, data: Data) -> None:
         self.data, self.plan = data, data.plan
-        self.cells = [(recipe, seed) for seed in self.plan.seeds for recipe in ROWS]
+        # What the targets compare comes first: an unfinished grid already tells something.
+        self.cells = [
+            (recipe, seed)
+            for seed in self.plan.seeds
+            for recipe in sorted(ROWS, key=lambda recipe: recipe.name not in FIRST)
+        ]
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
@@ -90,12 +94,9 @@ class Grid:
     def _judged_again(self, recipe: Recipe, seed: int, last: Round) -> Artefact:
         """Candidates that this cell's student finds, judged; pairs that were judged before are taken over."""
         name = f"{self.data.prefix}-{recipe.name}-{seed}-{last.number + 1}"
-        # int8 is good enough to find candidates, and takes half the time where the processor knows it.
-        vectors = self.data.embedded(
-            last.student.uri, f"{name}-mining", "onnx-int8" if self.plan.passages is None else "auto"
-        )
+        vectors = self.data.systems_vectors(last.student.uri, f"{name}-mining")
         candidates = self.data.mined(vectors, "train", self.plan.taught, f"{name}-candidates")
-        return self.data.judged(candidates, f"{name}-judged", last.judgements)
+        return self.data.judged(candidates, f"{name}-judged")
 
     # Measuring --------------------------------------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ class Grid:
 
     def scores_of(self, encoder: Artefact, name: str) -> Scores:
         """An encoder's scores, by exact search of the whole collection."""
-        vectors = self.data.embedded(encoder.uri, f"{self.data.prefix}-{name}-vectors")
+        vectors = self.data.systems_vectors(encoder.uri, f"{self.data.prefix}-{name}-vectors")
         inputs = {"encoder": encoder, "embeddings": vectors, "queries": self.data.queries["test"]}
         return self._kept(
             name, inputs, lambda: self._measured(self.ranked(encoder, vectors, list(self.data.test.texts)))
@@ -130,7 +131,7 @@ class Grid:
     def teacher(self, recipe: Recipe, seed: int) -> Scores:
         """The teacher re-ranking the top 100 of a cell's last student, on some of the test queries."""
         student = self.rounds(recipe, seed)[-1].student
-        vectors = self.data.embedded(student.uri, f"{self.data.prefix}-{recipe.name}-{seed}-vectors")
+        vectors = self.data.systems_vectors(student.uri, f"{self.data.prefix}-{recipe.name}-{seed}-vectors")
         inputs = {
             "encoder": student,
             "embeddings": vectors,
@@ -161,7 +162,7 @@ class Grid:
     def ranked(self, encoder: Artefact, vectors: Artefact, queries: Sequence[str]) -> dict[str, dict[str, float]]:
         """Top passages of test queries, searched exactly."""
         limit_threads(available_cores())
-        search = DenseSearch(DualEncoder.load(encoder.local()), ExactIndex.open(vectors))
+        search = DenseSearch.open(encoder, vectors)
         ids, scores = search.search([self.data.test.texts[query] for query in queries], DEPTH)
         return {
             query: dict(zip(own, map(float, values), strict=True))

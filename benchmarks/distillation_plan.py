@@ -68,7 +68,7 @@ FULL = Plan(
     dev_queries=400,
     dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 1000},
     test_queries=None,
-    reranked_queries=300,
+    reranked_queries=600,
 )  # fmt: skip
 
 QUICK = Plan(
