@@ -1,7 +1,8 @@
 """The endpoint against a bare loop and against FastAPI + uvicorn, under load, overload, and change.
 
 MiniLM over 33k Debian descriptions in an HNSW index, short queries, k 10, no caches; everything, generators too, on the same
-cores. Closed loop: wrk. Set rate: wrk2. Every round starts each system anew and in turn.
+cores. No side marks words; what marking them costs ours is told in rows of its own. Closed loop: wrk. Set rate: wrk2. Every round
+starts each system anew and in turn.
 """
 
 from __future__ import annotations
@@ -120,11 +121,13 @@ def best_of(url: str, seconds: float, bodies: Path) -> dict[int, Load]:
     return {clients: closed_loop(url, clients, seconds, bodies) for clients in CLIENTS}
 
 
-def rounds(report: Report, index: Artefact, bodies: Path, repeats: int, seconds: float) -> None:
+def rounds(report: Report, index: Artefact, bodies: Path, marked: Path, repeats: int, seconds: float) -> None:
     """Throughput and latency of the three systems, each started anew in every round, in turn."""
     rates: dict[str, list[float]] = {"ours": [], "fastapi": [], "in_process": []}
     added: list[float] = []
     paused: list[float] = []
+    marking: list[float] = []
+    share_marked: list[float] = []
     alone: list[float] = []
     ready: list[float] = []
     memory: list[tuple[float, float]] = []
@@ -139,6 +142,8 @@ def rounds(report: Report, index: Artefact, bodies: Path, repeats: int, seconds:
             with server(ours(index, port), port) as (process, seconds_to_ready):
                 closed_loop(url, 4, 3.0, bodies)  # warm
                 found = best_of(url, seconds, bodies)
+                best = max(found, key=lambda clients: found[clients].rate)
+                share_marked.append(closed_loop(url, best, seconds, marked).rate / found[best].rate)
                 ready.append(seconds_to_ready)
                 memory.extend(replica_memory(process.pid))
             grid["ours"] = {clients: vars(load) for clients, load in found.items()}
@@ -155,6 +160,7 @@ def rounds(report: Report, index: Artefact, bodies: Path, repeats: int, seconds:
                         closed_loop(url, 1, seconds / 2, bodies).p50_ms,
                         bare.run(1, seconds / 2)["p50_ms"],
                         bare.run(1, seconds / 2, PAUSE_S)["p50_ms"],
+                        closed_loop(url, 1, seconds / 2, marked).p50_ms,
                     )
                     for _ in range(5)
                 ]
@@ -177,10 +183,11 @@ def rounds(report: Report, index: Artefact, bodies: Path, repeats: int, seconds:
             run()
         for name, values in rates.items():
             values.append(max(load["rate"] for load in grid[name].values()))
-        trios = grid["one_client_p50_ms"]
-        added.append(statistics.median(through - bare for through, bare, _ in trios))
-        paused.append(statistics.median(through - bare for through, _, bare in trios))
-        alone.append(statistics.median(bare for _, bare, _ in trios))
+        turns = grid["one_client_p50_ms"]
+        added.append(statistics.median(through - bare for through, bare, _, _ in turns))
+        paused.append(statistics.median(through - bare for through, _, bare, _ in turns))
+        alone.append(statistics.median(bare for _, bare, _, _ in turns))
+        marking.append(statistics.median(with_words - through for through, _, _, with_words in turns))
         grids.append(grid)
         best = {name: round(values[-1], 1) for name, values in rates.items()}
         console.print(f"  round {number + 1}: {best}, added {added[-1]:.2f} ms to {alone[-1]:.2f} ms")
@@ -192,8 +199,13 @@ def rounds(report: Report, index: Artefact, bodies: Path, repeats: int, seconds:
     report.add(
         Row("p50_added_to_paused_ms", "ms", statistics.median(paused), low=min(paused), high=max(paused), note=note)
     )
+    report.add(Row("p50_marking_words_ms", "ms", statistics.median(marking), low=min(marking), high=max(marking)))
     report.add(ratio_row("throughput_vs_fastapi", "queries/s", rates, "fastapi", at_least=2.5))
     report.add(ratio_row("throughput_vs_in_process", "queries/s", rates, "in_process", at_least=0.75))
+    note = "of the queries/s with snippets and marked words left out, at the best number of clients"
+    report.add(
+        Row("throughput_marking_words", "share", statistics.median(share_marked), low=min(share_marked), high=max(share_marked), note=note)
+    )  # fmt: skip
     report.add(Row("start_to_ready_s", "s", statistics.median(ready), low=min(ready), high=max(ready)))
     note = f"proportional (PSS), the {THREADS} replicas share the mapped index; resident {statistics.median(rss for rss, _ in memory):.0f} MiB"
     report.add(Row("memory_per_replica_mib", "MiB", statistics.median(pss for _, pss in memory), note=note))
@@ -236,8 +248,8 @@ def main() -> None:
     stages = Stages("serving", given)
     index, queries = world(given.store)
     with tempfile.TemporaryDirectory(prefix="retort-serving-") as folder:
-        bodies = write_bodies(queries, Path(folder), K)
-        stages.run("rounds", lambda report: rounds(report, index, bodies, repeats, seconds))
+        bodies, marked = (write_bodies(queries, Path(folder), K, highlight=words) for words in (False, True))
+        stages.run("rounds", lambda report: rounds(report, index, bodies, marked, repeats, seconds))
         stages.run("rates", lambda report: under_rates(report, index, bodies, seconds))
         stages.run("changes", lambda report: changes(report, index, bodies, 4.0 if given.quick else 8.0))
         if not given.quick:  # taking replicas away alone takes minutes

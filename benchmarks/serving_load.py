@@ -52,10 +52,11 @@ class Load:
     bad: int = 0
 
 
-def write_bodies(queries: Sequence[str], folder: Path, k: int) -> Path:
-    """One search body a line."""
-    path = folder / "bodies.jsonl"
-    path.write_text("".join(json.dumps({"query": query, "k": k}) + "\n" for query in queries), encoding="utf-8")
+def write_bodies(queries: Sequence[str], folder: Path, k: int, *, highlight: bool = False) -> Path:
+    """One search body a line. Words are not marked unless asked: neither the bare loop nor the peer marks any."""
+    path = folder / f"bodies-{'marked' if highlight else 'plain'}.jsonl"
+    bodies = ({"query": query, "k": k, "highlight": highlight} for query in queries)
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
     return path
 
 
