@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,9 @@ def count_to_five(settings, link):
         if step % 2:
             link.save(lambda into, done=step + 1: (into / "step").write_text(str(done)), {"step": step})
         if step == 3 and start == 0 and settings["die"]:
+            time.sleep(
+                2
+            )  # Ray registers a checkpoint a moment after it is written; on a busy machine none would be by now
             os._exit(1)
     if settings["fail"]:
         raise InputError("loss is NaN at step 5.")
@@ -64,7 +68,7 @@ def test_training_goes_on_after_a_lost_worker(tmp_path):
         into=tmp_path / "last",
     )
     steps = [report["step"] for report in outcome.reports]
-    # Ray registers a checkpoint a moment after it is written, so the newest may be lost with the worker; never all of them.
+    # The newest checkpoint may be lost with the worker; never all of them.
     assert sorted(set(steps)) == [0, 1, 2, 3, 4] and steps[-1] == 4 and steps.count(0) == 1
     assert (tmp_path / "last" / "step").read_text() == "4"
 
