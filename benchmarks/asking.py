@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 
@@ -19,7 +20,8 @@ class AskedProcess:
 
     def __exit__(self, *_: object) -> None:
         assert self._child.stdin is not None
-        self._child.stdin.close()
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
         try:
             self._child.wait(10)
         except subprocess.TimeoutExpired:  # it has nothing left to say: what it measured is here
@@ -29,8 +31,9 @@ class AskedProcess:
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """The answer to a question; SystemExit if the child ended."""
         assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
-        self._child.stdin.flush()
+        with suppress(BrokenPipeError):  # the end of its output tells
+            self._child.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+            self._child.stdin.flush()
         for line in self._child.stdout:  # a library may print a line of its own
             if line.startswith("{"):
                 found: dict[str, Any] = json.loads(line)

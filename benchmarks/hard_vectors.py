@@ -23,7 +23,7 @@ NEIGHBOURS = 128
 DIFFERENCES = 8
 SPREAD = 1.3
 """Of the moves, in standard deviations of the neighbourhood. At 1.0 a made set of the real size is as hard as the real one by
-every measure below; at 1.3 it is harder there, and a million is as hard as the 33,000 real ones."""
+every measure below; at 1.3 it is harder there, and a million has the local intrinsic dimension of the 33,000 real ones."""
 BLOCK = 65536
 WIDTHS = (16, 32, 64, 128)
 
