@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,10 @@ def replica_memory(parent: int) -> list[tuple[float, float]]:
     """(RSS, PSS) in MiB of each replica; PSS shares what several map."""
     found = []
     for process in psutil.Process(parent).children(recursive=True):
-        if "ServeReplica:retort:search" in " ".join(process.cmdline()):
-            full = process.memory_full_info()
-            found.append((full.rss / 2**20, full.pss / 2**20))
+        with suppress(psutil.NoSuchProcess):  # a helper of HAProxy's lives a second
+            if "ServeReplica:retort:search" in " ".join(process.cmdline()):
+                full = process.memory_full_info()
+                found.append((full.rss / 2**20, full.pss / 2**20))
     return found
 
 

@@ -1,6 +1,6 @@
 """How fast a student is trained: the step against sentence-transformers, Ray Train's cost, workers, memory.
 
-    python benchmarks/training.py [--quick] [--json OUT] [--store FOLDER] [--only ROW ...]
+    python benchmarks/training.py [--quick] [--json OUT] [--store FOLDER] [--only ROW ...] [--again ROW ...]
 
 Debian's package descriptions, MiniLM with frozen embeddings, lists of a positive and hard negatives by BM25. The teacher's
 scores are made up (a positive's are higher): speed does not depend on what a teacher said. Rows:
@@ -16,7 +16,6 @@ scores are made up (a positive's are higher): speed does not depend on what a te
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import statistics
@@ -24,15 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from harness import ROOT, SHARED, Report, Row, arguments, console, interleaved, need, ratio_row
+from harness import ROOT, SHARED, Report, Row, Stages, arguments, console, interleaved, need, ratio_row
 from training_peer import WARM, Peer
 
 from retort.corpus.ingest import IngestConfig, ingest
@@ -304,26 +303,26 @@ def add_memory(report: Report, quick: bool) -> None:
     )  # fmt: skip
 
 
-ROWS = ("step", "ray_train", "workers_2", "gradient_caching_memory")
-
-
-def extra(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="measure these rows only")
-
-
 def main() -> None:
-    args = arguments("Training a student: speed and memory.", extra)
-    report = Report("quick" if args.quick else "full")
-    if "gradient_caching_memory" in args.only:
-        add_memory(report, args.quick)
-    if set(args.only) - {"gradient_caching_memory"}:
-        world = World(args.store, args.quick)
-        parts = {"step": add_step, "ray_train": add_ray_train, "workers_2": add_workers}
-        for name, add in parts.items():
-            if name in args.only:
-                with tempfile.TemporaryDirectory() as folder:
-                    add(report, world, Path(folder))
-    report.finish(args.json)
+    args = arguments("Training a student: speed and memory.", Stages.options)
+    stages = Stages("training", args)
+
+    @cache
+    def world() -> World:
+        return World(args.store, args.quick)
+
+    def with_folder(add: Callable[[Report, World, Path], None]) -> Callable[[Report], None]:
+        def work(report: Report) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                add(report, world(), Path(folder))
+
+        return work
+
+    stages.run("gradient_caching_memory", lambda report: add_memory(report, args.quick))
+    stages.run("step", with_folder(add_step))
+    stages.run("ray_train", with_folder(add_ray_train))
+    stages.run("workers_2", with_folder(add_workers))
+    stages.report.finish(args.json)
 
 
 if __name__ == "__main__":
