@@ -31,7 +31,7 @@ from retort.store import Artefact
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
 DEPTH = 100
-FIRST = ("contrastive", "both_filtered")
+MEASURED_FIRST = ("contrastive", "both_filtered")
 Scores = dict[str, dict[str, float]]
 """Measure -> query -> value."""
 
@@ -54,7 +54,7 @@ class Grid:
         self.cells = [
             (recipe, seed)
             for seed in self.plan.seeds
-            for recipe in sorted(ROWS, key=lambda recipe: recipe.name not in FIRST)
+            for recipe in sorted(ROWS, key=lambda recipe: recipe.name not in MEASURED_FIRST)
         ]
 
     # Training ---------------------------------------------------------------------------------------------------------------

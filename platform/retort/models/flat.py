@@ -1,9 +1,9 @@
 """A BERT body laid out for inference on a CPU: its weights in a few tensors, its forward pass without modules.
 
-    lay_out(model, precision)     states of ids and mask, sooner; takes the model's layers apart
+    lay_out(model, precision)     what gives its states from now on, sooner; uses its layers up
 
-One short query through MiniLM's modules is 2 ms of arithmetic and 4 ms of Python, dispatch and small copies between
-the products. Here query, key and value are one product, GELU is done on its product's way out (unrounded), and the calls between are
+Most of the time of one short query through a small model's modules goes into Python, dispatch and small copies between the
+products. Here query, key and value are one product, GELU is done on its product's way out (unrounded), and the calls between are
 fewer than half. A model that is not of this family, or whose states differ, keeps its modules, with packed linear layers
 (`packed.py`). Letters: b texts, t tokens, d dimensions, h heads.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retort.models.backend import Precision, autocast
-from retort.models.packed import LaidOut, pack, works
+from retort.models.packed import LaidOut, can_lay_out, pack
 
 __all__ = ["Body", "FlatBody", "lay_out"]
 
@@ -56,9 +56,8 @@ class FlatBody:
         types = places.token_type_embeddings.weight.detach()[0]
         self._positions = places.position_embeddings.weight.detach() + types  # [positions, d]
         self._first = first_position
-        self._pad_id = (
-            config.pad_token_id if first_position else None
-        )  # where a padding token has no position of its own
+        # Where counting begins behind the padding token, such a token has no position of its own.
+        self._pad_id = config.pad_token_id if first_position else None
         self._norm = _norm(places.LayerNorm)
         self._heads, self._shape, self._eps = config.num_attention_heads, (config.hidden_size,), config.layer_norm_eps
         self._dtype = dtype
@@ -73,7 +72,9 @@ class FlatBody:
         texts, tokens = ids.shape
         shape, eps, dtype = self._shape, self._eps, self._dtype
         hidden = None if bool(mask.all()) else mask.bool()[:, None, None, :].expand(texts, 1, tokens, tokens)
-        states = torch.layer_norm(torch.embedding(self._words, ids) + self._places(ids, mask), shape, *self._norm, eps)
+        states = torch.layer_norm(
+            torch.embedding(self._words, ids) + self._position_vectors(ids, mask), shape, *self._norm, eps
+        )
         for layer in self._layers:
             projected = layer.attention_in(states.to(dtype)).view(texts, tokens, 3, self._heads, -1)
             query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # [b, h, t, d / h] each
@@ -85,15 +86,15 @@ class FlatBody:
             states = torch.layer_norm(layer.outer(inner) + states, shape, *layer.norm, eps)
         return states
 
-    def _places(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Position embeddings, [t, d] or [b, t, d]."""
+    def _position_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[t, d] or [b, t, d], token types included."""
         if self._pad_id is not None:
             padding = ids == self._pad_id
             if bool((padding & (mask == 1)).any()):  # somebody wrote "<pad>": RoBERTa's family counts on without it
                 counted = (~padding).long()
                 return torch.embedding(self._positions, counted.cumsum(1) * counted + self._first - 1)
-        places: Tensor = self._positions[self._first : self._first + ids.shape[1]]
-        return places
+        vectors: Tensor = self._positions[self._first : self._first + ids.shape[1]]
+        return vectors
 
     @classmethod
     def of(cls, model: PreTrainedModel, precision: Precision) -> FlatBody | None:
@@ -105,7 +106,7 @@ class FlatBody:
         if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
             return None
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        if not works(dtype):
+        if not can_lay_out(dtype):
             return None
         ids, mask = _made_texts(model)
         try:
@@ -125,23 +126,24 @@ class FlatBody:
         return flat
 
 
-def lay_out(model: PreTrainedModel, precision: Precision) -> tuple[Body, bool]:
-    """(what gives the model's states from now on, whether anything was laid out). The model's own layers are used up.
+def lay_out(model: PreTrainedModel, precision: Precision) -> Body | None:
+    """What gives the model's states from now on, its own layers being used up; None, and nothing changed, where this cannot be done.
 
-    For a model in eval mode on a CPU; where nothing can be laid out the model itself is what gives its states.
+    For a model in eval mode on a CPU.
     """
     flat = FlatBody.of(model, precision)
     if flat is not None:
         body: Any = model
         body.encoder.layer = nn.ModuleList()  # the weights are not kept twice
-        return flat, True
-    packed = pack(model, precision)
+        return flat
+    if not pack(model, precision):
+        return None
 
     def through_modules(ids: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
         return states
 
-    return through_modules, packed
+    return through_modules
 
 
 def _layer(layer: Any, dtype: torch.dtype) -> _Layer:

@@ -69,8 +69,7 @@ class Inference:
             and self._laid_out is None
             and self._end_to_end() is None
         ):
-            body, laid_out = lay_out(self._model, self._precision)
-            self._laid_out = body if laid_out else None
+            self._laid_out = lay_out(self._model, self._precision)
 
     def must_be_whole(self) -> None:
         """Where the weights themselves are needed."""

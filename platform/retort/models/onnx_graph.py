@@ -230,7 +230,7 @@ def faster_backend(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if types:
         inputs["token_type_ids"] = torch.zeros_like(ids)
-    laid_out = lay_out(copy.deepcopy(model), precision)[0] if packed else None
+    laid_out = lay_out(copy.deepcopy(model), precision) if packed else None
     speedup = _compare(model, laid_out, graph, inputs, precision)
     log.info("ONNX Runtime is %.2f times as fast as torch in %s; kept in %s", speedup, precision, record)
     with contextlib.suppress(OSError):

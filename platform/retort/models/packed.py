@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from retort.models.backend import Precision
 
-__all__ = ["LaidOut", "PackedLinear", "pack", "works"]
+__all__ = ["LaidOut", "PackedLinear", "can_lay_out", "pack"]
 
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
@@ -68,7 +68,7 @@ class PackedLinear(nn.Module):
 def pack(model: nn.Module, precision: Precision) -> bool:
     """Replace all plain linear layers below `model` (on a CPU, not to be trained again); False where that cannot be done here."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if not works(dtype):
+    if not can_lay_out(dtype):
         return False
     packed: dict[int, PackedLinear] = {}  # one layer may stand in several places
     for module in list(model.modules()):
@@ -81,7 +81,7 @@ def pack(model: nn.Module, precision: Precision) -> bool:
 
 
 @functools.cache
-def works(dtype: torch.dtype) -> bool:
+def can_lay_out(dtype: torch.dtype) -> bool:
     """Whether the operators are there and calculate rightly."""
     layer, values = nn.Linear(32, 16), torch.linspace(-1, 1, 3 * 32).reshape(3, 32)
     try:

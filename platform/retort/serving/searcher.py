@@ -96,7 +96,7 @@ class Searcher:
         self._encoders = dict(encoders)
         self.default_encoder = default_encoder
         self._index = index
-        self._leaky = index if isinstance(index, Leaky) else None  # asked once: the question takes 20 us
+        self._leaky = index if isinstance(index, Leaky) else None  # asked once: of a protocol it is slow
         view = corpus if isinstance(corpus, CorpusView) else CorpusView(corpus)
         self._view = view  # whoever shares it among releases holds it weakly
         self._corpus, self._fields, self._common = view.passages, view.fields, view.common

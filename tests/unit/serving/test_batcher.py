@@ -209,6 +209,14 @@ class Threads:
         return [item * 10 for item in items]
 
 
+async def measured_lane():
+    """A lane that knows how long one item takes, and its `run`."""
+    run = Threads()
+    lane = batcher(run)
+    await lane.submit(0, quick=True)
+    return run, lane
+
+
 @pytest.fixture
 def patient(monkeypatch):
     """A busy machine may take 20 ms for nothing."""
@@ -241,9 +249,7 @@ def test_a_quick_item_that_comes_alone_runs_where_it_is_once_it_is_known_to_be_q
 @pytest.mark.usefixtures("patient")
 def test_quick_items_that_come_together_share_a_batch_on_the_lane():
     async def scenario():
-        run = Threads()
-        lane = batcher(run)
-        await lane.submit(0, quick=True)
+        run, lane = await measured_lane()
         answers = await asyncio.gather(*(lane.submit(item, quick=True) for item in range(6)))
         assert [value for value, _ in answers] == [item * 10 for item in range(6)]
         assert run.seen == [(1, False), (6, False)]
@@ -283,9 +289,7 @@ def test_while_a_lane_runs_and_after_slow_items_quick_ones_wait_for_the_lane():
 @pytest.mark.usefixtures("patient")
 def test_a_caller_that_leaves_before_its_quick_item_runs_is_forgotten():
     async def scenario():
-        run = Threads()
-        lane = batcher(run)
-        await lane.submit(0, quick=True)
+        run, lane = await measured_lane()
         leaving = asyncio.create_task(lane.submit(1, quick=True))
         await asyncio.sleep(0)  # it is looking round
         leaving.cancel()
