@@ -30,11 +30,12 @@ def _environment() -> None:
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None, *, worker_niceness: int | None = None) -> Iterator[None]:
     """Be connected to Ray while the context is open.
 
     Uses the connection that is there; else `address` or $RAY_ADDRESS; else starts a local instance, sized to the
-    cores this process may use, which ends with the context.
+    cores this process may use, which ends with the context. `worker_niceness` is for the workers of such an instance; Ray's own
+    choice (15) suits batch jobs, beside which its daemons and the user's other work must go on.
     """
     if ray.is_initialized():
         yield
@@ -51,7 +52,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             # The core's stderr is for Ray's developers; what a user must know comes from the steps.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             with _silenced_stderr():
-                _start_local(common)
+                _start_local(common, worker_niceness)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"No Ray cluster at {target or 'this machine'}: {str(error).splitlines()[0]}. "
@@ -63,8 +64,9 @@ def connected(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start_local(common: dict[str, Any]) -> None:
+def _start_local(common: dict[str, Any], worker_niceness: int | None) -> None:
     """Start an instance on this machine; a busy one may not be up in Ray's time, so a second try follows."""
+    own = {} if worker_niceness is None else {"worker_niceness": worker_niceness}
     for last in (False, True):
         try:
             ray.init(
@@ -72,6 +74,7 @@ def _start_local(common: dict[str, Any]) -> None:
                 num_cpus=max(2, available_cores()),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
+                _system_config=own or None,
                 **common,
             )
         except Exception as error:  # Ray raises a bare Exception when its own start-up times out

@@ -114,7 +114,8 @@ def serving(config: ServeConfig, progress: Progress = QUIET, *, leave: bool = Fa
     from retort.serving.deployments import started
 
     url = f"http://{_reachable(config.host)}:{config.port}"
-    with connected(), ExitStack() as stack:
+    # Somebody waits for what a replica does.
+    with connected(worker_niceness=0), ExitStack() as stack:
         with progress.task(f"starting the endpoint on {url}"):
             context = started(
                 app,

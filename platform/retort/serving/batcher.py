@@ -74,10 +74,13 @@ class Batcher(Generic[In, Out]):
         self.queued_weight = 0
         """Weight waiting now, without what is running."""
 
-    async def submit(self, item: In, weight: int = 1, *, quick: bool = False) -> tuple[Out, float]:
-        """The item's result and the seconds it waited; OverloadedError at once when the queue is full.
+    async def submit(
+        self, item: In, weight: int = 1, *, quick: bool = False, timeout_s: float | None = None
+    ) -> tuple[Out, float]:
+        """The item's result and the seconds it waited; OverloadedError at once when the queue is full, TimeoutError after `timeout_s`.
 
-        `quick`: it may run on the event loop, if nobody else asks and the last ones that ran alone were over in 20 ms.
+        `quick`: it may run on the event loop, where nothing can cut it off, if nobody else asks and the last ones that ran alone
+        were over in 20 ms.
         """
         if quick and weight == 1 and self._alone_s is not None and self._alone_s < _QUICK_S and await self._is_alone():
             return self._run_here(item), 0.0
@@ -94,7 +97,8 @@ class Batcher(Generic[In, Out]):
         self._queue.append(waiting)
         self.queued_weight += weight
         self._arrived.set()
-        return await waiting.future
+        async with asyncio.timeout(timeout_s):
+            return await waiting.future
 
     async def _is_alone(self) -> bool:
         """Whether nothing runs or waits, and nobody came with this item."""

@@ -12,23 +12,20 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from retort.errors import ConfigError, OverloadedError, RetortError
 from retort.serving import tracing
+from retort.serving.answered import Answered
 from retort.serving.batcher import Batcher
 from retort.serving.metrics import ServingMetrics
 from retort.serving.models import (
     BatchSearchResponse,
     EmbeddingsRequest,
     EncoderInfo,
-    QueryHits,
     RefusedChange,
-    ReleaseStamp,
     SearchRequest,
     SearchResponse,
     ServiceInfo,
-    Timings,
 )
 from retort.serving.routing import Route, route, sticky_draw
 from retort.serving.searcher import SearchQuery, SearchResult
@@ -140,21 +137,18 @@ class SearchEngine:
             if _is_our_fault(error, seconds, self.limits.request_timeout_s):
                 served.watch.note(seconds * 1000, failed=True)
             raise
-        if not answer.cached and request.rerank is None:  # what costs as usual, so that callers cannot move the guard
-            served.watch.note((time.perf_counter() - began) * 1000, failed=False)
         return answer
 
     async def _search(
         self, served: Served, request: SearchRequest, asked: Asked, began: float
     ) -> SearchResponse | BatchSearchResponse:
-        searcher, identity = served.searcher, served.identity
+        searcher = served.searcher
         self._check_supported(request, served)
         way = self._route(served, request, asked)
         encoder, _ = searcher.encoder(way.encoder)
         queries = queries_of(request, encoder)
         key = cache_key(request, encoder) if served.answers.keeps else None
         kept = None if key is None else served.answers.get(key)
-        self.metrics.cache(hit=kept is not None)
         if kept is not None:
             done, stages = kept, dict.fromkeys(("queue", "encode", "search", "fetch"), 0.0)
         else:
@@ -166,32 +160,26 @@ class SearchEngine:
             done, stages = work, {"queue": queued_s * 1000, **work[0].stages_ms}
             if key is not None and not done[0].missing_shards:
                 served.answers.put(key, done, sum(len(one.hits) for one in done))
-            self._shadows.consider(served, encoder, queries, done)
         stages["total"] = (time.perf_counter() - began) * 1000
-        self.metrics.answered(encoder, len(queries), {} if kept else stages)
-        self.metrics.routed(encoder, way.by, degraded=bool(done[0].missing_shards))
         tracing.stages(
             stages, {"retort.encoder": encoder, "retort.queries": len(queries), "retort.cached": kept is not None}
         )
-        common: dict[str, Any] = {
-            "release": ReleaseStamp(
-                name=identity.release,
-                version=identity.version,
-                index=identity.index_digest,
-                encoder=encoder,
-                encoder_digest=identity.encoder_digests[encoder],
-                routed_by=way.by,
-            ),
-            "score_kind": searcher.score_kind(queries[0]),
-            "timings_ms": Timings(**{stage: round(value, 3) for stage, value in stages.items()}),
-            "cached": kept is not None,
-            "degraded": bool(done[0].missing_shards),
-            "missing_shards": list(done[0].missing_shards),
-        }
-        if request.query is not None:
-            return SearchResponse.model_construct(hits=done[0].hits, **common)
-        results = [QueryHits.model_construct(hits=result.hits) for result in done]
-        return BatchSearchResponse.model_construct(results=results, **common)
+        answered = Answered(served, queries, done, Route(encoder, way.by), stages, cached=kept is not None)
+        # Done when the loop comes to it, and the answer has gone out by then.
+        asyncio.get_running_loop().call_soon(self._account, answered)
+        return answered.response(single=request.query is not None)
+
+    def _account(self, answered: Answered) -> None:
+        """Count an answer, tell the guard of it, and perhaps ask a shadow."""
+        served, queries, encoder = answered.served, answered.queries, answered.way.encoder
+        self.metrics.cache(hit=answered.cached)
+        self.metrics.answered(encoder, len(queries), {} if answered.cached else answered.stages_ms)
+        self.metrics.routed(encoder, answered.way.by, degraded=bool(answered.missing_shards))
+        if answered.cached:
+            return
+        self._shadows.consider(served, encoder, queries, answered.results)
+        if queries[0].rerank is None:  # what costs as usual, so that callers cannot move the guard
+            served.watch.note(answered.stages_ms["total"], failed=False)
 
     def _timeout_s(self, *wanted_ms: int | None) -> float:
         """The shortest of the request's own deadlines and the endpoint's."""
@@ -259,9 +247,9 @@ class SearchEngine:
         self, work: Work, weight: int, timeout_s: float, batcher: Batcher[Work, Done], quick: bool = False
     ) -> tuple[Done, float]:
         try:
-            async with asyncio.timeout(timeout_s):
-                # What runs on this loop cannot be cut off.
-                return await batcher.submit(work, weight, quick=quick and timeout_s >= _LEAST_QUICK_TIMEOUT_S)
+            return await batcher.submit(
+                work, weight, quick=quick and timeout_s >= _LEAST_QUICK_TIMEOUT_S, timeout_s=timeout_s
+            )
         except TimeoutError:
             raise DeadlineError(f"No answer within {timeout_s:g} s: send the request again, or ask for less.") from None
 

@@ -15,11 +15,15 @@ from retort.serving.models import Problem, SearchResponse
 
 
 def asked(app, *requests):
-    """The answers to requests sent one after the other, on one event loop."""
+    """The answers to requests sent one after the other, on one event loop that has turned in between, as with a socket."""
 
     async def scenario():
+        found = []
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            return [await client.request(method, path, **options) for method, path, options in requests]
+            for method, path, options in requests:
+                found.append(await client.request(method, path, **options))
+                await asyncio.sleep(0)
+        return found
 
     answers = asyncio.run(scenario())
     return answers[0] if len(answers) == 1 else answers
