@@ -30,8 +30,8 @@ def go_on(plan: Plan, store: str, folder: Path, seeds: Sequence[int], minutes: f
     """
     end = time.monotonic() + minutes * 60
     data = Data(store, plan)
+    records = read_records(folder, plan, data.tests)
     for seed in seeds:
-        records = read_records(folder, plan, data.tests)
         if seed in records and records[seed].complete:
             console.print(f"Seed {seed} is recorded.")
             continue
@@ -51,6 +51,7 @@ def _one_seed(grid: Grid, folder: Path, records: dict[int, SeedRecord], first: S
     record = begin(records.get(grid.seed), grid.plan, grid.data.tests, grid.seed, told, time.monotonic() - began)
     if first is not None:
         record.cells |= {name: first.cells[name].model_copy(update={"seconds": 0.0}) for name in UNSEEDED}
+    records[grid.seed] = record
     rows = {recipe.name: recipe for recipe in ROWS}
     for name, work in grid.cells.items():
         if name in record.cells:
