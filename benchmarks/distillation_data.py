@@ -1,30 +1,28 @@
-"""What every row of `distillation.py` has in common: collection, base vectors, candidates, teacher, judgements; made once.
+"""What every cell of `distillation.py` has in common, whatever its seed: collection, base, candidates; made once, when first asked for.
 
-The full mode is Debian's package descriptions whole, under the keys that `teaching_data.py` gives them; the quick mode a
-cut of them, written as a BEIR folder and ingested like any other.
+The full mode is Debian's package descriptions whole, as all benchmarks share them (`real_data.py`); the quick mode a cut of them,
+written as a BEIR folder and ingested like any other. The seed's own teacher and students are made in `distillation_grid.py`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 from distillation_plan import Plan
+from distillation_tested import Tested, kept_packages, tested
 from harness import SHARED, console, need
-from real_data import rows, write_qrels, write_rows
+from real_data import debian, debian_vectors, rows, write_qrels, write_rows
 
 from retort.corpus.ingest import IngestConfig, ingest
 from retort.corpus.lookup import Passages
-from retort.evaluation.measuring import TestQueries, open_queries
+from retort.corpus.queries import QuerySet
 from retort.indexing.embed import EmbedConfig, embed
 from retort.mining.mine import MineConfig, mine
-from retort.store import Artefact, open_store
-from retort.teaching.score import ScoreConfig, score
-from retort.teaching.train import TrainTeacherConfig, train_teacher
+from retort.models.imports import encoder_artefact
+from retort.store import Artefact, inherited, open_store
 from retort.terminal import TerminalProgress
 
 progress = TerminalProgress(console)
@@ -32,69 +30,42 @@ SPLITS = ("train", "dev", "test")
 
 
 class Data:
-    """The collection and the teacher."""
+    """The collection and what is mined from it for all seeds."""
 
     def __init__(self, store: str, plan: Plan) -> None:
         self.store, self.plan = open_store(store), plan
         self.prefix = "debian" if plan.passages is None else "debian-cut"
-        self._judged: list[Artefact] = []
-        made = self._ingest()
-        self.corpus = made["corpus"]
-        self.queries = {split: made[split] for split in SPLITS}
-        self.vectors = self.embedded("minilm", f"{self.prefix}-minilm", "auto")
-        self.candidates = self.mined(self.vectors, "train", plan.taught, f"{self.prefix}-taught")
-        self.dev_candidates = self.mined(self.vectors, "dev", plan.dev_queries, f"{self.prefix}-dev-pool")
-        self.teacher = self._teacher()
-        self.judgements = self.judged(self.candidates, f"{self.prefix}-judged-0")
 
     @property
-    def _here(self) -> dict[str, str]:
+    def here(self) -> dict[str, str]:
         return {"store": self.store.uri}
 
-    def _ingest(self) -> dict[str, Artefact]:
-        source = need(SHARED / "debian")
-        config = {"sample_passages": 2400, "name": self.prefix, **self._here}
-        if self.plan.passages is None:
-            return ingest(IngestConfig.validated({**config, "source": str(source)}), progress)
+    @cached_property
+    def made(self) -> dict[str, Artefact]:
+        """The corpus, and the queries of each split."""
+        kept = kept_packages(self.plan)
+        if kept is None:
+            return debian(self.store.uri, progress)
         with tempfile.TemporaryDirectory() as folder:
-            cut(source, Path(folder), self.plan.passages)
-            return ingest(IngestConfig.validated({**config, "source": folder}), progress)
+            cut(need(SHARED / "debian"), Path(folder), kept)
+            return ingest(IngestConfig.validated({"source": folder, "name": self.prefix, **self.here}), progress)
 
-    def embedded(self, encoder: str, name: str, backend: str) -> Artefact:
-        """The corpus's vectors by an encoder."""
-        config = {"corpus": self.corpus.uri, "encoder": encoder, "name": name, "backend": backend, **self._here}
-        return embed(EmbedConfig.validated(config), progress)
-
-    def systems_vectors(self, encoder: str, name: str) -> Artefact:
-        """As `embedded`, the way that all systems are measured and all students mined with: in int8, twice as fast (indexing's `embed_fast_loss`)."""
-        # A cut collection is embedded sooner than a graph is exported.
-        return self.embedded(encoder, name, "onnx-int8" if self.plan.passages is None else "auto")
-
-    def mined(self, vectors: Artefact, split: str, at_most: int, name: str) -> Artefact:
-        """Candidates of some queries by BM25 and by the encoder of these vectors."""
-        config = {"corpus": self.corpus.uri, "queries": self.queries[split].uri, "embeddings": vectors.uri, "max_queries": at_most, "name": name}  # fmt: skip
-        return mine(MineConfig.validated({**config, **self.plan.mined, **self._here}), progress)
-
-    def judged(self, candidates: Artefact, name: str) -> Artefact:
-        """The teacher's judgements of candidates, both levels; pairs that any cell had judged before are taken over."""
-        config: dict[str, Any] = {"candidates": candidates.uri, "corpus": self.corpus.uri, "queries": self.queries["train"].uri, "teacher": self.teacher.uri, "name": name}  # fmt: skip
-        config["reuse"] = tuple(one.uri for one in self._judged)
-        made = score(ScoreConfig.validated({**config, **self._here}), progress)
-        self._judged.append(made)
-        return made
-
-    def _teacher(self) -> Artefact:
-        candidates = self.mined(self.vectors, "train", self.plan.teacher_queries, f"{self.prefix}-teacher-lists")
-        config = {
-            "base": "minilm", "corpus": self.corpus.uri, "queries": self.queries["train"].uri, "candidates": candidates.uri,
-            "dev_queries": self.queries["dev"].uri, "dev_candidates": self.dev_candidates.uri, "name": f"{self.prefix}-teacher",
-        }  # fmt: skip
-        return train_teacher(TrainTeacherConfig.validated({**config, **self.plan.teacher, **self._here}), progress)
+    @property
+    def corpus(self) -> Artefact:
+        return self.made["corpus"]
 
     @cached_property
-    def test(self) -> TestQueries:
+    def tests(self) -> Tested:
         """The queries that are reported on."""
-        return open_queries(self.queries["test"], self.plan.test_queries, 13)
+        return tested(self.plan)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Their texts, in their order."""
+        queries = QuerySet.open(self.made["test"])
+        found = dict(zip(queries.ids, queries.texts, strict=True))
+        assert set(found) == set(self.tests.ids), "ingest and the data's files disagree about the test queries"
+        return {query: found[query] for query in self.tests.ids}
 
     @cached_property
     def passages(self) -> Passages:
@@ -108,14 +79,93 @@ class Data:
             found |= {row["_id"]: row["text"] for row in rows(SHARED / "debian" / f"queries.{split}.jsonl.gz")}
         return found
 
+    # The base, and what it finds ---------------------------------------------------------------------------------------------
 
-def cut(source: Path, into: Path, passages: int) -> None:
-    """A smaller BEIR folder: every n-th query of each split with its passage, so that sections and splits keep their shares."""
-    with gzip.open(source / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        every = [json.loads(line) for line in lines]
-    step = max(1, len(every) // passages)
-    kept = {row["_id"] for row in every[::step]}
-    write_rows(into / "corpus.jsonl", [row for row in every if row["_id"] in kept])
+    @cached_property
+    def base(self) -> Artefact:
+        """MiniLM as students begin and as it is measured: its layout says that it reads no more of a passage than training does,
+        and a student's layout is its base's."""
+        return encoder_artefact("minilm", self.store, max_tokens=self.plan.student["max_passage_tokens"])
+
+    @cached_property
+    def vectors(self) -> Artefact:
+        """The corpus's vectors by MiniLM as it comes, to mine the first round: those that other benchmarks have too."""
+        if self.plan.passages is None:
+            return debian_vectors(self.store.uri, progress)
+        return self.embedded(self.corpus, "minilm", f"{self.prefix}-minilm", "auto")
+
+    @cached_property
+    def candidates(self) -> Artefact:
+        """Of the queries that students are taught with, in the first round."""
+        return self.mined(self.vectors, "train", self.plan.taught, f"{self.prefix}-taught")
+
+    @cached_property
+    def dev_candidates(self) -> Artefact:
+        return self.mined(self.vectors, "dev", self.plan.dev_queries, f"{self.prefix}-dev-pool")
+
+    @cached_property
+    def teacher_lists(self) -> Artefact:
+        return self.mined(self.vectors, "train", self.plan.teacher_queries, f"{self.prefix}-teacher-lists")
+
+    # What cells do with it ---------------------------------------------------------------------------------------------------
+
+    def embedded(self, corpus: Artefact, encoder: str, name: str, backend: str) -> Artefact:
+        """A corpus's vectors by an encoder."""
+        config = {"corpus": corpus.uri, "encoder": encoder, "name": name, "backend": backend, **self.here}
+        return embed(EmbedConfig.validated(config), progress)
+
+    def systems_vectors(self, encoder: Artefact, name: str) -> Artefact:
+        """The whole collection by a system, the way that all systems are measured."""
+        return self.embedded(self.corpus, encoder.uri, name, self.plan.backend)
+
+    def mining_vectors(self, encoder: Artefact, name: str) -> Artefact:
+        """A part of the collection by a student, in the same way, as embeddings of the whole: exact search needs no row of each passage, and
+        candidates, judgements and students stay bound to one corpus."""
+        made = self.embedded(self.part, encoder.uri, f"{name}-part", self.plan.backend)
+        inputs = {"corpus": self.corpus, "encoder": encoder, "part": made}
+        draft = self.store.draft("embeddings", name, step="benchmark", inputs=inputs)
+        if draft.published is None:
+            with draft:
+                for part in made.parts():
+                    draft.put_file(part, made.local(part))
+                draft.publish(rows=made.manifest.rows, metrics=made.metrics, **inherited(inputs.values()))
+        found = draft.published
+        assert found is not None, "just published"
+        return found
+
+    @cached_property
+    def part(self) -> Artefact:
+        """One passage of `searched_part`, and the relevant ones of the taught queries."""
+        pairs = self.candidates.table(columns=["passage_id", "source"]).to_pylist()
+        taught = {pair["passage_id"] for pair in pairs if pair["source"] == "labelled"}
+        inputs = {"corpus": self.corpus, "candidates": self.candidates}
+        config = {"searched_part": self.plan.searched_part}
+        draft = self.store.draft("corpus", f"{self.prefix}-part", step="benchmark", inputs=inputs, config=config)
+        if draft.published is None:
+            with draft:
+                before = count = 0
+                for name in self.corpus.parts():
+                    table = self.corpus.part(name)
+                    chosen = [
+                        row for row, passage in enumerate(table["passage_id"].to_pylist())
+                        if (before + row) % self.plan.searched_part == 0 or passage in taught
+                    ]  # fmt: skip
+                    draft.write_table(name, table.take(pa.array(chosen, pa.int64())))
+                    before, count = before + len(table), count + len(chosen)
+                draft.publish(rows=count, **inherited([self.corpus]))
+        found = draft.published
+        assert found is not None, "just published"
+        return found
+
+    def mined(self, vectors: Artefact, split: str, at_most: int, name: str) -> Artefact:
+        """Candidates of some queries by BM25 and by the encoder of these vectors; the same queries for all seeds."""
+        config = {"corpus": self.corpus.uri, "queries": self.made[split].uri, "embeddings": vectors.uri, "max_queries": at_most, "name": name}  # fmt: skip
+        return mine(MineConfig.validated({**config, **self.plan.mined, **self.here}), progress)
+
+
+def cut(source: Path, into: Path, kept: set[str]) -> None:
+    """A smaller BEIR folder: these packages' descriptions, and their queries of each split."""
+    write_rows(into / "corpus.jsonl", (row for row in rows(source / "corpus.jsonl.gz") if row["_id"] in kept))
     for split in SPLITS:
         queries = [row for row in rows(source / f"queries.{split}.jsonl.gz") if row["_id"] in kept]
         write_rows(into / f"queries.{split}.jsonl", queries)

@@ -1,39 +1,39 @@
-"""The cells of the grid: a row of `distillation_plan.py` with a seed, trained over all rounds and measured on the test queries.
+"""The cells of one seed of `distillation.py`: its teacher, its students over all rounds, their places on the test queries.
 
-Everything is an artefact: the search, each round's student, its vectors, its candidates, their judgements, the scores. A cell
-that was interrupted goes on where it was.
+Everything on the way is an artefact: teacher, search, each round's student, its vectors, its candidates, their judgements. A cell
+that was interrupted goes on where it was; what a cell found goes into the seed's record (`distillation_seeds.py`).
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 from distillation_data import Data, progress
-from distillation_plan import ROWS, Recipe
+from distillation_plan import BEST, ROWS, Recipe
+from distillation_records import DEPTH, TEACHER, Filtered, places_of
+from distillation_truth import is_duplicate, is_sibling
 
 from retort.corpus.queries import QuerySet
 from retort.distillation.config import DistilConfig
 from retort.distillation.distil import distil
 from retort.distillation.filtering import false_negative_filter
+from retort.errors import NotFoundError
 from retort.evaluation.rerank import rerank_all
-from retort.metrics.measures import evaluate
 from retort.mining.bm25 import Bm25
 from retort.mining.dense import DenseSearch
 from retort.mining.filtering import FilterSettings
 from retort.models.judgements import Judgements
 from retort.resources import Resources, available_cores, limit_threads
 from retort.store import Artefact
+from retort.teaching.score import ScoreConfig, score
+from retort.teaching.train import TrainTeacherConfig, train_teacher
 
-MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
-DEPTH = 100
-MEASURED_FIRST = ("contrastive", "both_filtered")
-Scores = dict[str, dict[str, float]]
-"""Measure -> query -> value."""
+MEASURED_FIRST = ("contrastive", BEST.name)
+Run = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -46,160 +46,178 @@ class Round:
 
 
 class Grid:
-    """Trains and measures cells."""
+    """Trains and measures the cells of a seed."""
 
-    def __init__(self, data: Data) -> None:
-        self.data, self.plan = data, data.plan
-        # What the targets compare comes first: an unfinished grid already tells something.
-        self.cells = [
-            (recipe, seed)
-            for seed in self.plan.seeds
-            for recipe in sorted(ROWS, key=lambda recipe: recipe.name not in MEASURED_FIRST)
-        ]
+    def __init__(self, data: Data, seed: int, searched: Mapping[str, Mapping[str, float]] | None) -> None:
+        """`searched` is what the first seed's search found of each row; None for the first seed, which searches."""
+        self.data, self.plan, self.seed, self._searched = data, data.plan, seed, searched
+        self._prefix = f"{data.prefix}-{seed}"
+        # What the targets compare comes first: a seed that is half done already tells something.
+        self.recipes = sorted(ROWS, key=lambda recipe: recipe.name not in MEASURED_FIRST)
+
+    @property
+    def cells(self) -> dict[str, Callable[[], list[int]]]:
+        """System -> its places, in the order of work; the teacher right after the student whose lists it re-ranks."""
+        found: dict[str, Callable[[], list[int]]] = {"bm25": self.bm25, "base": self.base}
+        for recipe in self.recipes:
+            found[recipe.name] = partial(self.row, recipe)
+            if recipe == BEST:
+                found[TEACHER] = self.reranked
+        return found
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
-    def rounds(self, recipe: Recipe, seed: int) -> list[Round]:
-        """All rounds of a cell: train, embed and mine with the student, score, train on."""
+    @cached_property
+    def teacher(self) -> Artefact:
+        """The seed's own."""
+        config = {
+            "base": "minilm", "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "candidates": self.data.teacher_lists.uri,
+            "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "seed": self.seed, "name": f"{self._prefix}-teacher",
+        }  # fmt: skip
+        return train_teacher(TrainTeacherConfig.validated({**config, **self.plan.teacher, **self.data.here}), progress)
+
+    @cached_property
+    def judgements(self) -> Artefact:
+        """Of the first round's candidates."""
+        return self._judged(self.data.candidates, f"{self._prefix}-judged", ())
+
+    def rounds(self, recipe: Recipe) -> list[Round]:
+        """All rounds of a row: train, embed and mine with the student, score, train on."""
         done: list[Round] = []
         for number in range(self.plan.rounds):
-            judgements = self.data.judgements if not done else self._judged_again(recipe, seed, done[-1])
+            judgements = self.judgements if not done else self._judged_again(recipe, done[-1])
             start = done[-1].student if done else None
-            done.append(Round(number, judgements, self._student(recipe, seed, number, judgements, start)))
+            done.append(Round(number, judgements, self._student(recipe, number, judgements, start)))
         return done
 
-    def _student(
-        self, recipe: Recipe, seed: int, number: int, judgements: Artefact, start: Artefact | None
-    ) -> Artefact:
+    def values(self, recipe: Recipe) -> dict[str, float]:
+        """What the row's search found, in the first round of the first seed; it holds for all rounds and seeds."""
+        if self._searched is not None:
+            return dict(self._searched[recipe.name])
+        found: dict[str, float] = self._student(recipe, 0, self.judgements, None).metrics["search"]["values"]
+        return found
+
+    def _student(self, recipe: Recipe, number: int, judgements: Artefact, start: Artefact | None) -> Artefact:
         # In the first round a static threshold is the dynamic one, so that both rows begin with the same student.
-        kind = "dynamic" if recipe.filter == "static" and number == 0 else recipe.filter
-        name = "both_filtered" if recipe.filter == "static" and number == 0 else recipe.name
-        first = self.plan.seeds[0]
-        searches = number == 0 and seed == first
+        if recipe.filter == "static" and number == 0:
+            recipe = BEST
         config: dict[str, Any] = {
-            "base": "minilm", "corpus": self.data.corpus.uri, "queries": self.data.queries["train"].uri, "judgements": judgements.uri,
-            "dev_queries": self.data.queries["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "use_unjudged": False,
-            "filter": {"method": kind}, "round": number, "seed": seed, "name": f"{self.data.prefix}-{name}-{seed}-{number}",
-            "store": self.data.store.uri, **recipe.losses(), **self.plan.student, **self.plan.dev_pool,
+            "base": self.data.base.uri, "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "judgements": judgements.uri,
+            "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "use_unjudged": False,
+            "filter": {"method": recipe.filter}, "round": number, "seed": self.seed, "name": f"{self._prefix}-{recipe.name}-{number}",
+            **recipe.losses(), **self.plan.student, **self.plan.dev_pool, **self.data.here,
         }  # fmt: skip
-        if searches:
+        if number == 0 and self._searched is None:
             config["search"] = self.plan.search
         else:
-            # Found once, with the first seed, on dev queries; every row has its own search of equal cost.
-            config |= self._student(recipe, first, 0, self.data.judgements, None).metrics["search"]["values"]
+            config |= self.values(recipe)
         if start is not None:
             config["start"] = start.uri
         return distil(DistilConfig.validated(config), progress)
 
-    def _judged_again(self, recipe: Recipe, seed: int, last: Round) -> Artefact:
-        """Candidates that this cell's student finds, judged; pairs that were judged before are taken over."""
-        name = f"{self.data.prefix}-{recipe.name}-{seed}-{last.number + 1}"
-        vectors = self.data.systems_vectors(last.student.uri, f"{name}-mining")
+    def _judged_again(self, recipe: Recipe, last: Round) -> Artefact:
+        """Candidates that this row's student finds, judged; pairs that were judged before are taken over."""
+        name = f"{self._prefix}-{recipe.name}-{last.number + 1}"
+        vectors = self.data.mining_vectors(last.student, f"{name}-mining")
         candidates = self.data.mined(vectors, "train", self.plan.taught, f"{name}-candidates")
-        return self.data.judged(candidates, f"{name}-judged")
+        earlier = self.recipes[: self.recipes.index(recipe)]
+        known = [
+            found for one in earlier if (found := self._known(f"{self._prefix}-{one.name}-{last.number + 1}-judged"))
+        ]
+        return self._judged(candidates, f"{name}-judged", (self.judgements, *known))
+
+    def _known(self, name: str) -> Artefact | None:
+        """Judgements by this teacher that an earlier row left in the store, maybe in a run before this one."""
+        with suppress(NotFoundError):
+            found = self.data.store.get(name, "judgements")
+            if any(
+                record.role == "teacher" and record.digest == self.teacher.digest for record in found.manifest.inputs
+            ):
+                return found
+        return None
+
+    def _judged(self, candidates: Artefact, name: str, reuse: tuple[Artefact, ...]) -> Artefact:
+        """The teacher's judgements of candidates, both levels."""
+        config = {
+            "candidates": candidates.uri, "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "teacher": self.teacher.uri,
+            "reuse": tuple(one.uri for one in reuse), "name": name,
+        }  # fmt: skip
+        return score(ScoreConfig.validated({**config, **self.data.here}), progress)
 
     # Measuring --------------------------------------------------------------------------------------------------------------
 
-    def scores(self, recipe: Recipe, seed: int) -> Scores:
-        """What a cell's last student gets on the test queries."""
-        return self.scores_of(self.rounds(recipe, seed)[-1].student, f"{recipe.name}-{seed}")
+    def row(self, recipe: Recipe) -> list[int]:
+        """A row's last student."""
+        student = self.rounds(recipe)[-1].student
+        return self._places(self._ranked(student, f"{self._prefix}-{recipe.name}-vectors", list(self.data.texts)))
 
-    def scores_of(self, encoder: Artefact, name: str) -> Scores:
-        """An encoder's scores, by exact search of the whole collection."""
-        vectors = self.data.systems_vectors(encoder.uri, f"{self.data.prefix}-{name}-vectors")
-        inputs = {"encoder": encoder, "embeddings": vectors, "queries": self.data.queries["test"]}
-        return self._kept(
-            name, inputs, lambda: self._measured(self.ranked(encoder, vectors, list(self.data.test.texts)))
-        )
+    def base(self) -> list[int]:
+        """MiniLM before its first step."""
+        return self._places(self._ranked(self.data.base, f"{self.data.prefix}-base-vectors", list(self.data.texts)))
 
-    def bm25(self) -> Scores:
-        """BM25's scores."""
+    def bm25(self) -> list[int]:
+        texts = self.data.texts
+        found, values = Bm25.open(self.data.corpus, progress=progress).search(list(texts.values()), DEPTH)
+        return self._places({query: dict(zip(own, map(float, one), strict=True)) for query, own, one in zip(texts, found, values, strict=True)})  # fmt: skip
 
-        def work() -> Scores:
-            ids = list(self.data.test.texts)
-            found, values = Bm25.open(self.data.corpus, progress=progress).search(
-                list(self.data.test.texts.values()), DEPTH
-            )
-            run = {
-                query: dict(zip(own, map(float, score), strict=True))
-                for query, own, score in zip(ids, found, values, strict=True)
-            }
-            return self._measured(run)
-
-        return self._kept("bm25", {"corpus": self.data.corpus, "queries": self.data.queries["test"]}, work)
-
-    def teacher(self, recipe: Recipe, seed: int) -> Scores:
-        """The teacher re-ranking the top 100 of a cell's last student, on some of the test queries."""
-        student = self.rounds(recipe, seed)[-1].student
-        vectors = self.data.systems_vectors(student.uri, f"{self.data.prefix}-{recipe.name}-{seed}-vectors")
-        inputs = {
-            "encoder": student,
-            "embeddings": vectors,
-            "queries": self.data.queries["test"],
-            "teacher": self.data.teacher,
-        }
-        draft = self.data.store.draft("report", f"{self.data.prefix}-teacher-{seed}", step="benchmark", inputs=inputs, config=self._config("teacher"))  # fmt: skip
+    def reranked(self) -> list[int]:
+        """The teacher re-ranking the first hundred of its best student, on the sample."""
+        student = self.rounds(BEST)[-1].student
+        chosen = self.data.tests.sample(self.plan.reranked_queries)
+        run = self._ranked(student, f"{self._prefix}-{BEST.name}-vectors", chosen)
+        rankings = {query: sorted(hits.items(), key=lambda hit: -hit[1]) for query, hits in run.items()}
+        inputs = {"encoder": student, "teacher": self.teacher, "queries": self.data.made["test"]}
+        draft = self.data.store.draft("report", f"{self._prefix}-reranked", step="benchmark", inputs=inputs, config={"queries": len(chosen)})  # fmt: skip
         if draft.published is None:
             with draft:
-                chosen = self.reranked_queries()
-                texts = {query: self.data.test.texts[query] for query in chosen}
-                rankings = {query: sorted(hits.items(), key=lambda hit: -hit[1]) for query, hits in self.ranked(student, vectors, chosen).items()}  # fmt: skip
-                limit_threads(available_cores())
-                run = rerank_all(
-                    rankings, texts, top=DEPTH, teacher=self.data.teacher, corpus=self.data.corpus, draft=draft, resources=Resources(workers=1),
-                    progress=progress,
+                found = rerank_all(
+                    rankings, {query: self.data.texts[query] for query in chosen}, top=DEPTH, teacher=self.teacher, corpus=self.data.corpus,
+                    draft=draft, resources=Resources(workers=1), progress=progress,
                 )  # fmt: skip
-                draft.write_json("scores.json", self._measured({query: dict(hits) for query, hits in run.items()}))
+                draft.write_json("places.json", self._places({query: dict(hits) for query, hits in found.items()}))
                 draft.publish()
-        return _read(draft.published)
+        kept = draft.published
+        assert kept is not None, "just published"
+        places: list[int] = kept.json("places.json")
+        return places
 
-    def reranked_queries(self) -> list[str]:
-        """Test queries that the teacher re-ranks: a random sample, the same for every seed."""
-        queries = list(self.data.test.texts)
-        order = np.random.default_rng(13).permutation(len(queries))[: self.plan.reranked_queries]
-        return [queries[place] for place in sorted(order.tolist())]
-
-    def ranked(self, encoder: Artefact, vectors: Artefact, queries: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Top passages of test queries, searched exactly."""
+    def _ranked(self, encoder: Artefact, name: str, queries: list[str]) -> Run:
+        """First passages of test queries, by exact search of the whole collection."""
+        vectors = self.data.systems_vectors(encoder, name)
         limit_threads(available_cores())
-        search = DenseSearch.open(encoder, vectors)
-        ids, scores = search.search([self.data.test.texts[query] for query in queries], DEPTH)
-        return {
-            query: dict(zip(own, map(float, values), strict=True))
-            for query, own, values in zip(queries, ids, scores, strict=True)
-        }
+        ids, scores = DenseSearch.open(encoder, vectors).search([self.data.texts[query] for query in queries], DEPTH)
+        return {query: dict(zip(own, map(float, values), strict=True)) for query, own, values in zip(queries, ids, scores, strict=True)}  # fmt: skip
 
-    def _measured(self, run: Mapping[str, Mapping[str, float]]) -> Scores:
-        qrels = {query: self.data.test.qrels[query] for query in run}
-        return {measure: dict(values) for measure, values in evaluate(run, qrels, MEASURES).items()}
-
-    def _kept(self, name: str, inputs: Mapping[str, Artefact], work: Any) -> Scores:
-        draft = self.data.store.draft(
-            "report", f"{self.data.prefix}-{name}", step="benchmark", inputs=inputs, config=self._config(name)
-        )
-        if draft.published is None:
-            with draft:
-                draft.write_json("scores.json", work())
-                draft.publish()
-        return _read(draft.published)
-
-    def _config(self, name: str) -> dict[str, Any]:
-        return {
-            "name": name,
-            "measures": MEASURES,
-            "queries": self.plan.test_queries,
-            "reranked": self.plan.reranked_queries,
-        }
+    def _places(self, run: Run) -> list[int]:
+        qrels = self.data.tests.qrels
+        return list(places_of(run, {query: qrels[query] for query in run}).values())
 
     # What was filtered ------------------------------------------------------------------------------------------------------
 
-    def filtered(self, recipe: Recipe, seed: int) -> list[tuple[str, str, bool]]:
-        """(query, passage, dropped) of every negative that the filter judged, over all rounds, each pair once."""
-        queries = QuerySet.open(self.data.queries["train"])
-        settings = FilterSettings.model_validate({"method": recipe.filter})
+    def filtered(self) -> Filtered:
+        """Of the negatives that the best row's filter dropped and kept: duplicates and siblings of the positive."""
+        pairs = self._negatives()
+        ids = sorted({name for pair in pairs for name in pair})
+        text = dict(zip(ids, self.data.passages.texts(ids), strict=True))
+        found = {side: dict.fromkeys(("total", "duplicate", "sibling", "either"), 0) for side in (True, False)}
+        for (
+            query,
+            passage,
+        ), dropped in pairs.items():  # a query's id is its package's name, which is its positive's id too
+            synopses = self.data.synopses.get(query), self.data.synopses.get(passage)
+            duplicate, sibling = is_duplicate((text[query], text[passage]), synopses), is_sibling(query, passage)
+            holds = {"total": True, "duplicate": duplicate, "sibling": sibling, "either": duplicate or sibling}
+            for kind, value in holds.items():
+                found[dropped][kind] += value
+        return Filtered(dropped=found[True], kept=found[False])
+
+    def _negatives(self) -> dict[tuple[str, str], bool]:
+        """(query, passage) -> dropped, of every negative that the filter judged, over all rounds."""
+        queries = QuerySet.open(self.data.made["train"])
+        settings = FilterSettings.model_validate({"method": BEST.filter})
         found: dict[tuple[str, str], bool] = {}
         previous: float | None = None
-        for one in self.rounds(recipe, seed):
+        for one in self.rounds(BEST):
             judgements = Judgements.open(one.judgements)
             outcome = false_negative_filter(judgements, queries, settings, round_number=one.number, previous=previous)
             previous = outcome.audit["threshold"] if outcome.audit else None
@@ -208,23 +226,4 @@ class Grid:
                 for passage, dropped in zip(group.passage_ids, outcome(group).tolist(), strict=True):
                     if relevant and passage not in relevant:
                         found[group.query_id, passage] = found.get((group.query_id, passage), False) or dropped
-        return [(query, passage, dropped) for (query, passage), dropped in found.items()]
-
-    # How far it is ----------------------------------------------------------------------------------------------------------
-
-    def run(self, minutes: float) -> tuple[dict[tuple[str, int], Scores], list[float]]:
-        """Measure cells until the minutes are over; {(row, seed): scores} of those that are done, and what each took."""
-        began, found, seconds = time.monotonic(), {}, []
-        for recipe, seed in self.cells:
-            if time.monotonic() - began > minutes * 60:
-                break
-            start = time.monotonic()
-            found[recipe.name, seed] = self.scores(recipe, seed)
-            seconds.append(time.monotonic() - start)
-        return found, seconds
-
-
-def _read(artefact: Artefact | None) -> Scores:
-    assert artefact is not None, "just published"
-    scores: Scores = json.loads(artefact.local("scores.json").read_text(encoding="utf-8"))
-    return scores
+        return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["FULL", "QUICK", "ROWS", "Plan", "Recipe"]
+__all__ = ["BEST", "FULL", "QUICK", "ROWS", "Plan", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ ROWS = (
     Recipe("both_filtered", ("sentence", "word"), "dynamic"),
     Recipe("both_static", ("sentence", "word"), "static"),
 )
+BEST = next(recipe for recipe in ROWS if recipe.name == "both_filtered")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
     seeds: tuple[int, ...]
     rounds: int
     taught: int  # training queries with judgements
+    searched_part: int  # a student mines in one passage of so many, and in the taught queries' own
     mined: dict[str, int]  # candidates per query by source
     teacher_queries: int
     teacher: dict[str, Any]
@@ -46,8 +49,19 @@ class Plan:
     search: dict[str, Any]
     dev_queries: int
     dev_pool: dict[str, int]
-    test_queries: int | None  # None: all
+    backend: str  # of the vectors that systems are measured by and students mined with
     reranked_queries: int
+
+    @property
+    def first(self) -> int:
+        """The seed whose dev search holds for all."""
+        return self.seeds[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """What a seed's record must agree on, JSON-ready: all but which further seeds there are."""
+        value = {**asdict(self), "seeds": [self.first], "rows": [asdict(recipe) for recipe in ROWS]}
+        found: dict[str, Any] = json.loads(json.dumps(value))
+        return found
 
 
 FULL = Plan(
@@ -55,19 +69,20 @@ FULL = Plan(
     seeds=(13, 1, 2),
     rounds=2,
     taught=1500,
+    searched_part=3,
     mined={"bm25_k": 4, "dense_k": 12, "random_k": 0},
-    teacher_queries=9600,
+    teacher_queries=6400,
     teacher={
-        "max_steps": 1200, "evaluate_every": 200, "batch_queries": 8, "negatives": 3, "random_negatives": 1, "held_out_queries": 200,
+        "max_steps": 800, "evaluate_every": 200, "batch_queries": 8, "negatives": 3, "random_negatives": 1, "held_out_queries": 200,
         "held_out_depth": 20, "max_tokens": 160, "epochs": 2.0,
     },
     student={
         "max_steps": 48, "batch_queries": 32, "negatives": 4, "similar": 8, "max_passage_tokens": 96, "evaluate_every": 24, "epochs": 2.0,
     },
-    search={"trials": 4, "steps": 24, "reduction": 3},
+    search={"trials": 3, "steps": 20, "reduction": 3},
     dev_queries=400,
     dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 1000},
-    test_queries=None,
+    backend="onnx-int8",
     reranked_queries=600,
 )  # fmt: skip
 
@@ -76,6 +91,7 @@ QUICK = Plan(
     seeds=(13,),
     rounds=2,
     taught=200,
+    searched_part=3,
     mined={"bm25_k": 2, "dense_k": 4, "random_k": 0},
     teacher_queries=400,
     teacher={
@@ -86,6 +102,6 @@ QUICK = Plan(
     search={"trials": 2, "steps": 2, "reduction": 2},
     dev_queries=60,
     dev_pool={"dev_pool_queries": 60, "dev_pool_passages": 120},
-    test_queries=200,
+    backend="auto",  # a cut collection is embedded sooner than a graph is exported
     reranked_queries=40,
 )  # fmt: skip

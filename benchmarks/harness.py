@@ -92,9 +92,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """What is written."""
         return {
-            "machine": machine(),
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **circumstances(),
             "mode": self.mode,
             "rows": [asdict(row) for row in self.rows],
             "details": self.details,
@@ -216,6 +214,15 @@ def timed(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def circumstances() -> dict[str, Any]:
+    """Where, with what and when: what stands in every result."""
+    return {
+        "machine": machine(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The real data of `../shared/data` in the layouts that `retort ingest` reads; nothing of it is kept in the project."""
+"""The real data of `../shared/data`: Debian's collection as artefacts that all benchmarks share, and XQuAD in a layout that
+`retort ingest` reads; nothing of it is kept in the project.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,27 @@ from typing import Any
 
 from harness import SHARED, need
 
+from retort.progress import QUIET, Progress
+from retort.store import Artefact
+
+DEBIAN_LICENCES = ["various free licences of Debian packages"]
 XQUAD_LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+
+
+def debian(store: str, progress: Progress = QUIET) -> dict[str, Artefact]:
+    """Debian's package descriptions whole: "corpus", and the queries of "train", "dev" and "test" (synopses)."""
+    from retort.corpus.ingest import IngestConfig, ingest
+
+    source = str(need(SHARED / "debian"))
+    return ingest(IngestConfig(source=source, name="debian", licences=DEBIAN_LICENCES, store=store), progress)
+
+
+def debian_vectors(store: str, progress: Progress = QUIET) -> Artefact:
+    """Their vectors by MiniLM: a quarter of an hour on two slow cores, once per store."""
+    from retort.indexing.embed import EmbedConfig, embed
+
+    corpus = debian(store, progress)["corpus"]
+    return embed(EmbedConfig(corpus=corpus.uri, encoder="minilm", name="debian-minilm", store=store), progress)
 
 
 def xquad(into: Path) -> Path:

@@ -28,21 +28,14 @@ class RealVectors:
     """Debian's package descriptions and test queries, encoded with MiniLM."""
 
     def __init__(self, store: str) -> None:
-        from harness import SHARED, need
+        from real_data import debian, debian_vectors
 
-        from retort.corpus.ingest import IngestConfig, ingest
         from retort.corpus.queries import QuerySet
-        from retort.indexing.embed import EmbedConfig, embed
         from retort.indexing.vectors import VectorStore
         from retort.models.dual_encoder import DualEncoder
 
-        source = need(SHARED / "debian")
-        licences = ["various free licences of Debian packages"]
-        self.made = ingest(
-            IngestConfig.validated({"name": "debian", "source": str(source), "store": store, "licences": licences})
-        )
-        config = {"corpus": self.made["corpus"].uri, "encoder": "minilm", "name": "debian-minilm", "store": store}
-        self.embeddings = embed(EmbedConfig.validated(config))
+        self.made = debian(store)
+        self.embeddings = debian_vectors(store)
         self.vectors = VectorStore.open(self.embeddings).rows(slice(None))
         kept = Path(store) / "search" / f"queries-{self.embeddings.digest[:16]}.npy"
         if not kept.exists():

@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import psutil
 from asking import AskedProcess
-from harness import ROOT, SHARED, Report, Row, Stages, arguments, console, need, ratio_row
+from harness import ROOT, Report, Row, Stages, arguments, console, ratio_row
+from real_data import debian, debian_vectors
 from serving_autoscaling import autoscaling
 from serving_changes import changes
 from serving_load import Load, closed_loop, need_generators, open_loop, write_bodies
@@ -38,16 +39,11 @@ THREADS = len(os.sched_getaffinity(0))
 
 def world(store_uri: str) -> tuple[Artefact, list[str]]:
     """The index, made once and kept in the store, and the queries."""
-    from retort.corpus.ingest import IngestConfig, ingest
     from retort.indexing.build import IndexConfig, index
-    from retort.indexing.embed import EmbedConfig, embed
 
-    source = str(need(SHARED / "debian"))
-    licences = ["various free licences of Debian packages"]
-    made = ingest(IngestConfig(source=source, name="debian", licences=licences, store=store_uri))
-    embeddings = embed(EmbedConfig(corpus=made["corpus"].uri, encoder="minilm", name="debian-minilm", store=store_uri))
+    embeddings = debian_vectors(store_uri)
     found = index(IndexConfig(embeddings=embeddings.uri, kind="hnsw", name="serving-hnsw", store=store_uri))
-    queries = made["test"].part("queries.parquet", columns=["text"]).column("text").to_pylist()
+    queries = debian(store_uri)["test"].part("queries.parquet", columns=["text"]).column("text").to_pylist()
     return found, [text for text in queries if text.isprintable()][:2000]
 
 

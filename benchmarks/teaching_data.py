@@ -7,13 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from harness import SHARED, console, need
+from harness import console
+from real_data import debian, debian_vectors
 from stored import copied
 
-from retort.corpus.ingest import IngestConfig, ingest
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
-from retort.indexing.embed import EmbedConfig, embed
 from retort.mining.mine import MineConfig, mine
 from retort.models.cross_encoder import CrossEncoder
 from retort.store import Artefact, Draft, open_store
@@ -29,10 +28,10 @@ class Data:
 
     def __init__(self, store: str, quick: bool) -> None:
         self.store, self.quick = open_store(store), quick
-        ingested = ingest(IngestConfig.validated({"source": str(need(SHARED / "debian")), "sample_passages": 2400, "name": "debian", **self._in_store}), progress)  # fmt: skip
+        ingested = debian(store, progress)
         self.corpus = ingested["corpus"]
         self.queries = {split: ingested[split] for split in ("train", "dev", "test")}
-        self.vectors = embed(EmbedConfig.validated({"corpus": self.corpus.uri, "encoder": "minilm", "name": "debian-minilm", **self._in_store}), progress)  # fmt: skip
+        self.vectors = debian_vectors(store, progress)
         self.train_candidates = self._mine("train", bm25_k=2, dense_k=4, max_queries=1500)
         self.dev_candidates = self._mine("dev", bm25_k=0, dense_k=10, max_queries=200)
         self.test_candidates = self._mine("test", bm25_k=0, dense_k=20, max_queries=400)

@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from harness import ROOT, SHARED, Report, Row, Stages, arguments, console, interleaved, need, ratio_row
+from harness import ROOT, Report, Row, Stages, arguments, console, interleaved, ratio_row
+from real_data import debian
 from training_peer import WARM, Peer
 
-from retort.corpus.ingest import IngestConfig, ingest
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.distillation.collate import Collator
@@ -71,7 +71,7 @@ class World:
     def __init__(self, store: str, quick: bool) -> None:
         self.store, self.quick = open_store(store), quick
         here = {"store": self.store.uri}
-        made = ingest(IngestConfig.validated({"source": str(need(SHARED / "debian")), "sample_passages": 2400, "name": "debian", **here}), progress)  # fmt: skip
+        made = debian(store, progress)
         self.corpus, self.queries = made["corpus"], made["train"]
         self.base = encoder_artefact("minilm", self.store)
         self.negatives = 4
