@@ -70,7 +70,7 @@ FULL = Plan(
     rounds=2,
     taught=1500,
     searched_part=3,
-    mined={"bm25_k": 4, "dense_k": 12, "random_k": 0},
+    mined={"bm25_k": 4, "dense_k": 8, "random_k": 0},
     teacher_queries=6400,
     teacher={
         "max_steps": 800, "evaluate_every": 200, "batch_queries": 8, "negatives": 3, "random_negatives": 1, "held_out_queries": 200,
@@ -83,7 +83,7 @@ FULL = Plan(
     dev_queries=400,
     dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 1000},
     backend="onnx-int8",
-    reranked_queries=600,
+    reranked_queries=300,
 )  # fmt: skip
 
 QUICK = Plan(
