@@ -17,8 +17,7 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
 
 1. A teacher first. Trained for 150 steps on 1,500 queries it does not lead its student (`retort quickstart`: student
    MRR@10 0.707, teacher re-ranking 0.705 on 2,000 test queries); these get 800 steps, a list of each of 6,400 queries once.
-   A teacher reads 30,000 pairs to re-rank its seed's lists of 300 queries; more would take longer than all else that it does. The
-   same queries for all seeds.
+   A teacher reads 30,000 pairs to re-rank its seed's lists of 300 queries, the same for all seeds.
 2. Students learn from 1,500 judged queries (12 mined candidates each), not from all 26,189: with few labels the teacher has
    something to add; where labels are plenty, contrast alone catches up and the question has no answer in a few hundred steps.
 3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 48 steps of 32 queries with 4
@@ -26,7 +25,7 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
    contrast-only rows search rate and temperature, the others their weights too.
 4. Students read 96 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
-   start from and are compared with: 72 of 100 passages are no longer, and reading the rest of the others costs a fifth more.
+   start from and are compared with: most passages are no longer.
 5. The whole collection, 33,327 passages, is embedded once per cell, to be measured on all 5,294 test queries. The second round
    is mined in a third of it and the taught queries' own passages, which is enough for 8 hard negatives a query; so is every
    row's. All in int8.

@@ -200,10 +200,8 @@ class Grid:
         ids = sorted({name for pair in pairs for name in pair})
         text = dict(zip(ids, self.data.passages.texts(ids), strict=True))
         found = {side: dict.fromkeys(("total", "duplicate", "sibling", "either"), 0) for side in (True, False)}
-        for (
-            query,
-            passage,
-        ), dropped in pairs.items():  # a query's id is its package's name, which is its positive's id too
+        # A query's id is its package's name, which is its positive's id too.
+        for (query, passage), dropped in pairs.items():
             synopses = self.data.synopses.get(query), self.data.synopses.get(passage)
             duplicate, sibling = is_duplicate((text[query], text[passage]), synopses), is_sibling(query, passage)
             holds = {"total": True, "duplicate": duplicate, "sibling": sibling, "either": duplicate or sibling}

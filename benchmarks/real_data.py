@@ -28,7 +28,7 @@ def debian(store: str, progress: Progress = QUIET) -> dict[str, Artefact]:
 
 
 def debian_vectors(store: str, progress: Progress = QUIET) -> Artefact:
-    """Their vectors by MiniLM: a quarter of an hour on two slow cores, once per store."""
+    """The corpus's vectors by MiniLM: many minutes of two cores, once per store."""
     from retort.indexing.embed import EmbedConfig, embed
 
     corpus = debian(store, progress)["corpus"]

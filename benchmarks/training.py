@@ -61,7 +61,8 @@ from retort.terminal import TerminalProgress
 PEER = "sentence-transformers"
 CUT = {"query": 48, "passage": 128}
 FROZEN = ("embeddings",)
-THREAD_QUERIES = 8  # a step's queries where a worker has one thread: Ray's cost and two workers show in short steps, too
+# A step's queries where a worker has one thread: what Ray costs and two workers bring shows in short steps, too.
+THREAD_QUERIES = 8
 NETWORKS = {"10 Gbit/s": 10e9 / 8, "100 Gbit/s": 100e9 / 8}
 progress = TerminalProgress(console)
 
@@ -240,7 +241,7 @@ def add_workers(report: Report, world: World, folder: Path) -> None:
     row.note = f"same global batch of {THREAD_QUERIES}, one thread a worker; {available_cores()} cores, which Ray's own processes share"
     report.add(row)
     sent = bytes_per_step(world, folder)
-    # A batch of many workers' training, at the rate of one thread.
+    # The model's workers have whole batches, at the rate that short steps showed.
     step_s = world.course.batch_queries / statistics.median(rates["one worker"])
     model = {name: efficiency(64, step_s, sent, bandwidth) for name, bandwidth in NETWORKS.items()}
     report.add(

@@ -7,7 +7,7 @@ GET /healthz  GET /readyz  GET /metrics  GET /openapi.json  GET /docs  GET /
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,15 +15,13 @@ import numpy as np
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as ASGIScope
+from starlette.types import ASGIApp
 
 from retort import __version__
-from retort.errors import OverloadedError, RetortError
-from retort.serving.engine import Asked, DeadlineError, SearchEngine
+from retort.errors import OverloadedError
+from retort.serving.direct import DirectApp
+from retort.serving.engine import Asked, SearchEngine
 from retort.serving.gate import OPEN, Caller, Gate
 from retort.serving.journal import Journal, facts_of
 from retort.serving.keys import Scope
@@ -42,13 +40,11 @@ from retort.serving.models import (
     ServiceInfo,
 )
 from retort.serving.pages import page_response
-from retort.serving.problems import MEDIA_TYPE, RequestError, from_validation, on_error
+from retort.serving.problems import ANSWERED, MEDIA_TYPE, RequestError, from_validation, on_error
 from retort.serving.work import Vectors
 
 MAX_BODY_BYTES = 1 << 20
 DEADLINE_HEADER = "x-deadline-ms"
-_ANSWERED = (RequestError, RetortError, DeadlineError, HTTPException)
-"""Exceptions that have an answer of their own."""
 
 Model = TypeVar("Model", bound=BaseModel)
 _MODELS = (
@@ -90,11 +86,11 @@ def create_app(
     """
     # FastAPI's own spans (from 0.165 on; versions before ignore the argument) would double ours and log what ours leave out.
     quiet: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans"), False)
-    app = _SearchApp(
+    app = DirectApp(
         title="Retort search", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, telemetry=quiet
     )
     app.state.engine = engine
-    for kind in _ANSWERED:
+    for kind in ANSWERED:
         app.add_exception_handler(kind, on_error)
     before_ready = ServingMetrics()
 
@@ -113,40 +109,8 @@ def create_app(
     return app
 
 
-class _SearchApp(FastAPI):
-    """FastAPI, past which queries go straight to their endpoints: its middlewares and routing do nothing for them, and take their time."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._straight: dict[str, ASGIApp] = {}
-
-    def put_straight(
-        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], shell: Callable[[ASGIApp], ASGIApp]
-    ) -> None:
-        """Answer POST requests for `path` by `endpoint` in `shell`; FastAPI's own route of that path then only describes it, and refuses other methods."""
-        route = Route(path, endpoint, methods=["POST"])  # what the scope of a routed request names
-
-        async def answer(scope: ASGIScope, receive: Receive, send: Send) -> None:
-            scope["app"], scope["route"] = self, route
-            request = Request(scope, receive, send)
-            try:
-                response = await endpoint(request)
-            except _ANSWERED as error:
-                response = await on_error(request, error)
-            await response(scope, receive, send)
-
-        self._straight[path] = shell(answer)
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        straight = None
-        if scope["type"] == "http" and scope["method"] == "POST":
-            straight = self._straight.get(scope["path"].removeprefix(scope.get("root_path", "")))
-        await (straight or super().__call__)(scope, receive, send)
-
-
 def _add_queries(
-    app: _SearchApp,
+    app: DirectApp,
     shell: Callable[[ASGIApp], ASGIApp],
     engine: Callable[[], SearchEngine],
     max_body_bytes: int,
@@ -192,8 +156,8 @@ def _add_queries(
     app.add_api_route(
         "/v1/info", info, methods=["GET"], summary="What is served", **_described(None, _ref(ServiceInfo))
     )
-    app.put_straight("/v1/search", search, shell)
-    app.put_straight("/v1/embeddings", embeddings, shell)
+    app.answer_directly("/v1/search", search, shell)
+    app.answer_directly("/v1/embeddings", embeddings, shell)
 
 
 def _identified(request: Request, gate: Gate, scope: Scope) -> Caller:

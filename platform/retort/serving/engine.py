@@ -131,13 +131,12 @@ class SearchEngine:
         began = time.perf_counter()
         served = self._served  # the one that this request keeps, whatever is swapped in meanwhile
         try:
-            answer = await self._search(served, request, asked or Asked(), began)
+            return await self._search(served, request, asked or Asked(), began)
         except Exception as error:
             seconds = time.perf_counter() - began
             if _is_our_fault(error, seconds, self.limits.request_timeout_s):
                 served.watch.note(seconds * 1000, failed=True)
             raise
-        return answer
 
     async def _search(
         self, served: Served, request: SearchRequest, asked: Asked, began: float

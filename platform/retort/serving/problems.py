@@ -145,6 +145,10 @@ def _slug(class_name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", class_name.removesuffix("Error")).lower()
 
 
+ANSWERED = (RequestError, RetortError, DeadlineError, HTTPException)
+"""The exceptions that `on_error` answers; any other is a mistake of ours."""
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """FastAPI's handler for every exception class that we answer."""
     engine = getattr(request.app.state, "engine", None)
