@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,3 +103,23 @@ def test_the_standard_librarys_platform_is_the_one_in_a_ray_worker():
         return importlib.import_module("platform").__file__
 
     assert root not in ray.get(where.remote(root))
+
+
+OWN_RAY = """
+import os
+import ray
+from retort.runtime.connecting import connected
+
+with connected(worker_niceness={niceness}):
+    print(ray.get(ray.remote(num_cpus=0.1)(lambda: os.nice(0)).remote()))
+"""
+
+
+def test_workers_of_an_instance_of_ones_own_have_the_niceness_asked_for():
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for asked, expected in ((0, os.nice(0)), (None, os.nice(0) + 15)):
+        script = OWN_RAY.format(niceness=asked)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        assert int(done.stdout.split()[-1]) == min(19, expected)

@@ -4,8 +4,8 @@
     onnx_graph       a model's graph: exported once per machine and weights, kept in the node cache
     faster_backend   "torch" or "onnx", by timing both once per machine and architecture
 
-In int8 the weights are rounded per channel once, the activations per batch as they come: a text's numbers then depend
-a little on the texts beside it. So int8 is never chosen by itself. Training and word maps always run in torch.
+In int8 the weights are rounded per channel once (to 7 bits where the processor would cut sums of 8 off), the activations per
+batch as they come: a text's numbers then depend a little on the texts beside it. So int8 is never chosen by itself. Training and word maps always run in torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 import uuid
@@ -117,7 +118,7 @@ def onnx_graph(
     Raises:
         ModelError: the exporter cannot trace this architecture.
     """
-    name = "model.int8.onnx" if int8 else "model.onnx"
+    name = "model.onnx" if not int8 else "model.int8-reduced.onnx" if _saturates() else "model.int8.onnx"
     folder = cache_root() / "onnx" / f"{weights_digest(model, output, types)}-{_LAYOUT}"
     if not (folder / name).exists():
         _make(model, output, types, int8, folder, name)
@@ -145,7 +146,7 @@ def _make(model: PreTrainedModel, output: Output, types: bool, int8: bool, folde
             _export(model, output, types, work / "model.onnx")
             (work / "model.onnx").replace(plain)
         if int8:
-            _quantise(plain, work / name)
+            _quantise(plain, work / name, reduced=_saturates())
             (work / name).replace(folder / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -179,7 +180,16 @@ def _export(model: PreTrainedModel, output: Output, types: bool, path: Path) -> 
             ) from error
 
 
-def _quantise(plain: Path, path: Path) -> None:
+def _saturates() -> bool:
+    """Whether this processor adds products of 8 bits in 16, so that sums of large weights are cut off: x86 without VNNI."""
+    # An older torch does not tell; 7 bits are right everywhere.
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and not (told.get("avx512_vnni") or told.get("avx_vnni"))
+
+
+def _quantise(plain: Path, path: Path, *, reduced: bool) -> None:
+    """Round to 8 bits; `reduced`: weights to 7, for processors on which 8 saturate."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -187,7 +197,7 @@ def _quantise(plain: Path, path: Path) -> None:
     # The exporter transposes the weights of a one-logit head and leaves their old shape behind; the quantiser infers shapes anew.
     del graph.graph.value_info[:]
     with _quiet():
-        quantize_dynamic(graph, path, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(graph, path, weight_type=QuantType.QInt8, per_channel=True, reduce_range=reduced)
 
 
 @contextlib.contextmanager

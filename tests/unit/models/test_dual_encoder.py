@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from retort.errors import ModelError, NotFoundError
 from retort.models.dual_encoder import DualEncoder, passage_space
 from retort.models.fakes import tiny_encoder
-from retort.models.packed import PackedLinear, pack
+from retort.models.packed import PackedLinear, can_lay_out, pack
 from retort.models.tokenising import UnencodableTextError
 
 TEXTS = ["read the file", "", "what is this " * 30, "path", "日本語 text", "one two up use"]
@@ -271,7 +271,25 @@ def test_the_multilingual_model_of_the_project_loads(shared_data):
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+has_bf16 = can_lay_out(torch.bfloat16)
+
+
+@pytest.mark.skipif(has_bf16, reason="this processor has bfloat16 products: the test below packs them")
+def test_where_torch_cannot_lay_weights_out_packing_changes_nothing(folder, tmp_path):
+    encoder = DualEncoder.load(folder, device="cpu", precision="bf16")
+    before = encoder.encode(TEXTS)
+    assert np.array_equal(encoder.pack().encode(TEXTS), before)
+    encoder.save(tmp_path / "out")
+    assert encoder.train() is encoder and encoder.own_space() == DualEncoder.load(tmp_path / "out").own_space()
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp32",
+        pytest.param("bf16", marks=pytest.mark.skipif(not has_bf16, reason="no bfloat16 products on this processor")),
+    ],
+)
 def test_a_packed_encoder_gives_the_same_vectors_and_can_only_encode(folder, tmp_path, precision):
     plain = DualEncoder.load(folder, device="cpu", precision=precision)
     packed = DualEncoder.load(folder, device="cpu", precision=precision).pack()
