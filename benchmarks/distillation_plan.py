@@ -68,22 +68,22 @@ FULL = Plan(
     passages=None,
     seeds=(13, 1, 2),
     rounds=2,
-    taught=1500,
-    searched_part=3,
-    mined={"bm25_k": 4, "dense_k": 8, "random_k": 0},
+    taught=1000,
+    searched_part=4,
+    mined={"bm25_k": 3, "dense_k": 6, "random_k": 0},
     teacher_queries=6400,
     teacher={
-        "max_steps": 800, "evaluate_every": 200, "batch_queries": 8, "negatives": 3, "random_negatives": 1, "held_out_queries": 200,
-        "held_out_depth": 20, "max_tokens": 160, "epochs": 2.0,
+        "max_steps": 800, "evaluate_every": 400, "batch_queries": 8, "negatives": 3, "random_negatives": 1, "held_out_queries": 200,
+        "held_out_depth": 20, "max_tokens": 112, "epochs": 2.0,
     },
     student={
-        "max_steps": 48, "batch_queries": 32, "negatives": 4, "similar": 8, "max_passage_tokens": 96, "evaluate_every": 24, "epochs": 2.0,
+        "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 2.0,
     },
     search={"trials": 3, "steps": 20, "reduction": 3},
     dev_queries=400,
-    dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 1000},
+    dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 800},
     backend="onnx-int8",
-    reranked_queries=300,
+    reranked_queries=200,
 )  # fmt: skip
 
 QUICK = Plan(

@@ -26,7 +26,7 @@ def parts(store_uri: str, index_key: str, threads: int) -> tuple[Any, Any, Any]:
 
     artefact = open_store(store_uri).get(index_key, "index")
     embeddings = artefact.input("embeddings")
-    encoder = DualEncoder.load(embeddings.input("encoder").local()).pack()
+    encoder = DualEncoder.load(embeddings.input("encoder").local()).pack(for_queries=True)
     index = ShardedIndex.open(artefact, threads=threads)
     limit_threads(threads)
     return encoder, index, Passages.open(embeddings.input("corpus"))

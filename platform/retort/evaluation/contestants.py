@@ -49,7 +49,7 @@ class Contestants:
             systems.append(Bm25System(bm25))
         for name, encoder in self.encoders.items():
             index, single = (ShardedIndex.open(self.indexes[name], n) for n in (threads, config.latency_threads))
-            systems.append(DenseSystem(name, DualEncoder.load(encoder.local()).pack(), index, single))
+            systems.append(DenseSystem(name, DualEncoder.load(encoder.local()).pack(for_queries=True), index, single))
         return systems
 
     def teacher_system(self, first: System, passages: Passages, top: int) -> TeacherSystem | None:

@@ -17,6 +17,7 @@ import logging
 import platform
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,7 +27,15 @@ from torch import Tensor
 from retort.errors import ConfigError
 from retort.store import cache_root
 
-__all__ = ["Precision", "autocast", "default_token_budget", "measure_bf16_speedup", "pick_device", "pick_precision"]
+__all__ = [
+    "Precision",
+    "autocast",
+    "default_token_budget",
+    "kept_speedup",
+    "measure_bf16_speedup",
+    "pick_device",
+    "pick_precision",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -119,24 +128,28 @@ def _time(inputs: Tensor, weights: Tensor) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _cpu_bf16_speedup() -> float:
-    """Return the speed-up, from the node cache where it was measured before."""
-    path = _record_path()
+    return kept_speedup("bf16", measure_bf16_speedup)
+
+
+def kept_speedup(what: str, measure: Callable[[], float]) -> float:
+    """How many times faster this processor is with `what`: from the node cache where it was measured before, else measured and kept."""
+    path = _record_path(what)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads(path.read_text())["bf16_speedup"])
-    speedup = measure_bf16_speedup()
-    logger.info("bf16 on this CPU is %.2f times as fast as fp32; kept in %s", speedup, path)
+        return float(json.loads(path.read_text())[f"{what}_speedup"])
+    speedup = measure()
+    logger.info("%s on this CPU is %.2f times as fast as fp32; kept in %s", what, speedup, path)
     with contextlib.suppress(OSError):  # a read-only home: measured anew by each process
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
-        temporary.write_text(json.dumps({"bf16_speedup": round(speedup, 4)}))
+        temporary.write_text(json.dumps({f"{what}_speedup": round(speedup, 4)}))
         temporary.replace(path)
     return speedup
 
 
-def _record_path() -> Path:
+def _record_path(what: str) -> Path:
     """Return where this machine's measurement is kept; another CPU or torch has another file."""
-    what = "|".join([_cpu_name(), torch.__version__, torch.backends.cpu.get_cpu_capability()])
-    return cache_root() / "backend" / f"bf16-{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
+    machine = "|".join([_cpu_name(), torch.__version__, torch.backends.cpu.get_cpu_capability()])
+    return cache_root() / "backend" / f"{what}-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,7 @@
 """A BERT body laid out for inference on a CPU: its weights in a few tensors, its forward pass without modules.
 
-    lay_out(model, precision)     what gives its states from now on, sooner; uses its layers up
+    lay_out(model, precision)     what gives its states from now on, sooner; uses its layers up. With `half_weights` they may be
+                                  kept in float16, where that makes few tokens faster
 
 Most of the time of one short query through a small model's modules goes into Python, dispatch and small copies between the
 products. Here query, key and value are one product, GELU is done on its product's way out (unrounded), and the calls between are
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retort.models.backend import Precision, autocast
-from retort.models.packed import LaidOut, can_lay_out, pack
+from retort.models.packed import LaidOut, can_lay_out, half_weights_pay, pack, used_with
 
 __all__ = ["Body", "FlatBody", "lay_out"]
 
@@ -30,7 +31,8 @@ Body = Callable[[Tensor, Tensor], Tensor]
 """(ids, mask), both [b, t] int64 and padded on the right -> states [b, t, d]."""
 
 FAMILY = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative; what rounding alone does is a tenth of it
+# Relative; what rounding alone does is a tenth of it.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class FlatBody:
     """A body that can only be called, within inference_mode."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype, first_position: int) -> None:
-        """Copy the weights of a model of `FAMILY`; positions are counted from `first_position`."""
+        """Copy the weights of a model of `FAMILY`, to keep in `dtype`; positions are counted from `first_position`."""
         body: Any = model
         places, config = body.embeddings, model.config
         self._words = places.word_embeddings.weight.detach()  # [vocabulary, d], shared with the model
@@ -60,7 +62,7 @@ class FlatBody:
         self._pad_id = config.pad_token_id if first_position else None
         self._norm = _norm(places.LayerNorm)
         self._heads, self._shape, self._eps = config.num_attention_heads, (config.hidden_size,), config.layer_norm_eps
-        self._dtype = dtype
+        self._dtype = used_with(dtype)
         self._layers = [_layer(layer, dtype) for layer in body.encoder.layer]
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -97,15 +99,26 @@ class FlatBody:
         return vectors
 
     @classmethod
-    def of(cls, model: PreTrainedModel, precision: Precision) -> FlatBody | None:
-        """The body of this model; None where it is of another family, or its states differ on a few made texts."""
-        body: Any = model
+    def of(cls, model: PreTrainedModel, precision: Precision, *, half_weights: bool = False) -> FlatBody | None:
+        """The body of this model; None where it is of another family, or its states differ on a few made texts.
+
+        With `half_weights` float32's weights are kept in float16, where that pays and rounds no more than it should.
+        """
         config = model.config
         if type(model).__name__ not in FAMILY or config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
             return None
         if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
             return None
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        half = (
+            cls._of(model, precision, torch.float16)
+            if half_weights and precision == "fp32" and half_weights_pay()
+            else None
+        )
+        return half or cls._of(model, precision, torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    @classmethod
+    def _of(cls, model: PreTrainedModel, precision: Precision, dtype: torch.dtype) -> FlatBody | None:
+        body: Any = model
         if not can_lay_out(dtype):
             return None
         ids, mask = _made_texts(model)
@@ -118,20 +131,20 @@ class FlatBody:
                 flat = cls(model, dtype, 0 if padding is None else padding + 1)
                 error = float((_real(flat(ids, mask), mask) - expected).norm() / expected.norm())
         except (RuntimeError, AttributeError, TypeError, ValueError) as why:  # a layout that only its name shares
-            log.info("%s keeps its modules: %s", type(model).__name__, why)
+            log.info("%s is not laid out in %s: %s", type(model).__name__, dtype, why)
             return None
         if not error <= _TOLERANCE[dtype]:
-            log.info("%s keeps its modules: laid out its states are off by %.1e", type(model).__name__, error)
+            log.info("%s is not laid out in %s: its states would be off by %.1e", type(model).__name__, dtype, error)
             return None
         return flat
 
 
-def lay_out(model: PreTrainedModel, precision: Precision) -> Body | None:
+def lay_out(model: PreTrainedModel, precision: Precision, *, half_weights: bool = False) -> Body | None:
     """What gives the model's states from now on, its own layers being used up; None, and nothing changed, where this cannot be done.
 
-    For a model in eval mode on a CPU.
+    For a model in eval mode on a CPU. `half_weights` as `FlatBody.of`; packed layers of other families have none.
     """
-    flat = FlatBody.of(model, precision)
+    flat = FlatBody.of(model, precision, half_weights=half_weights)
     if flat is not None:
         body: Any = model
         body.encoder.layer = nn.ModuleList()  # the weights are not kept twice

@@ -61,15 +61,15 @@ class Inference:
                 self._unpadded = Unpadded.of(self._model, self._pad_id)
         return self._unpadded is None
 
-    def pack(self) -> None:
-        """Lay the weights out, where that is of use: on a CPU, in torch, with padding."""
+    def pack(self, *, half_weights: bool = False) -> None:
+        """Lay the weights out, where that is of use: on a CPU, in torch, with padding. `half_weights` as `FlatBody.of`."""
         if (
             self.backend == "torch"
             and self._device.type == "cpu"
             and self._laid_out is None
             and self._end_to_end() is None
         ):
-            self._laid_out = lay_out(self._model, self._precision)
+            self._laid_out = lay_out(self._model, self._precision, half_weights=half_weights)
 
     def must_be_whole(self) -> None:
         """Where the weights themselves are needed."""

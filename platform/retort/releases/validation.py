@@ -138,6 +138,8 @@ def _hits(store: Store, release: Release, encoder: str, texts: list[str], k: int
     index = ShardedIndex.open(release.index.find(store))
     hidden = hidden_rows(store, release, Passages.open(release.corpus.find(store)))
     index = index if hidden is None else index.hiding(hidden)
-    vectors = DualEncoder.load(release.encoders[encoder].find(store).local()).pack().encode(texts, "query")
+    vectors = (
+        DualEncoder.load(release.encoders[encoder].find(store).local()).pack(for_queries=True).encode(texts, "query")
+    )
     rows: NDArray[np.int64] = index.search(vectors, k).rows
     return [index.passage_ids(found[found >= 0]) for found in rows]

@@ -36,7 +36,7 @@ class Answered:
         # Our own values, made as the models want them: nothing is checked once more.
         timings: dict[str, Any] = {stage: round(value, 3) for stage, value in self.stages_ms.items()}
         common: dict[str, Any] = {
-            "release": ReleaseStamp.model_construct(
+            "release": ReleaseStamp(
                 name=identity.release,
                 version=identity.version,
                 index=identity.index_digest,
@@ -45,7 +45,7 @@ class Answered:
                 routed_by=self.way.by,
             ),
             "score_kind": searcher.score_kind(self.queries[0]),
-            "timings_ms": Timings.model_construct(**timings),
+            "timings_ms": Timings(**timings),
             "cached": self.cached,
             "degraded": bool(self.missing_shards),
             "missing_shards": list(self.missing_shards),

@@ -54,6 +54,9 @@ _REFUSE_EARLY = "\\n".join(
         r"http-request set-var(txn.id) req.hdr(x-request-id) if query full good_id",
         r"http-request return status 503 content-type {media} hdr retry-after 1 hdr cache-control no-store"
         r" hdr x-request-id %[var(txn.id)] lf-string '{problem}' if query full",
+        # Serve then does not watch whether the client is still there, which takes a request two tasks. What comes alone begins at
+        # once, and a search that has begun is not broken off anyway.
+        r"http-request set-header x-request-disconnect-disabled ?1 if query {{ be_conn(\1) eq 0 }}",
     )
 )
 _EDITS = (

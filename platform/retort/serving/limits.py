@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +17,7 @@ from retort.serving.tracing import failed, request_span
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _DRAIN_FACTOR = 8
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class RequestShell:
@@ -39,7 +40,8 @@ class RequestShell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        came = Headers(scope=scope)
+        given = came.get("x-request-id", "")
         scope[REQUEST_ID] = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         began = time.perf_counter()
         status = 0
@@ -48,13 +50,13 @@ class RequestShell:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-content-type-options"] = "nosniff"
+                added = [_NOSNIFF]
                 if self._send_id:
-                    headers["x-request-id"] = scope[REQUEST_ID]
+                    added.append((b"x-request-id", scope[REQUEST_ID].encode("ascii")))
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
-        with request_span(f"{scope['method']} {scope['path']}"[:100], Headers(scope=scope)) as span:
+        with request_span(f"{scope['method']} {scope['path']}"[:100], came) as span:
             try:
                 await self._app(scope, receive, stamped)
             except ClientDisconnect:

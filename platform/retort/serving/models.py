@@ -154,29 +154,31 @@ class Hit:
     )
 
 
-class ReleaseStamp(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class ReleaseStamp:
     """Which artefacts answered."""
 
-    name: str = Field(description="The release.")
-    version: int = Field(0, description="Its version; 0 if it was never saved.")
-    index: str = Field(description="Digest of the index.")
-    encoder: str = Field(description="Name of the query encoder.")
-    encoder_digest: str = Field(description="Digest of the query encoder.")
-    routed_by: Literal["request", "rule", "weight", "default"] = Field(
-        "default", description="What chose the query encoder."
-    )
+    name: Annotated[str, Field(description="The release.")]
+    version: Annotated[int, Field(description="Its version; 0 if it was never saved.")] = 0
+    index: Annotated[str, Field(description="Digest of the index.")]
+    encoder: Annotated[str, Field(description="Name of the query encoder.")]
+    encoder_digest: Annotated[str, Field(description="Digest of the query encoder.")]
+    routed_by: Annotated[
+        Literal["request", "rule", "weight", "default"], Field(description="What chose the query encoder.")
+    ] = "default"
 
 
-class Timings(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class Timings:
     """Milliseconds per stage; encode and search are those of the batch this request was part of."""
 
-    queue: float = Field(description="Waiting for the batch before to end.")
-    encode: float = Field(description="Queries to vectors.")
-    search: float = Field(description="Vectors to passages: index, filters, grouping.")
-    fuse: float = Field(0.0, description="BM25 and fusion, where asked for.")
-    rerank: float = Field(0.0, description="The teacher, where asked for.")
-    fetch: float = Field(description="Passage texts and highlights.")
-    total: float = Field(description="All of it, inside the replica.")
+    queue: Annotated[float, Field(description="Waiting for the batch before to end.")]
+    encode: Annotated[float, Field(description="Queries to vectors.")]
+    search: Annotated[float, Field(description="Vectors to passages: index, filters, grouping.")]
+    fuse: Annotated[float, Field(description="BM25 and fusion, where asked for.")] = 0.0
+    rerank: Annotated[float, Field(description="The teacher, where asked for.")] = 0.0
+    fetch: Annotated[float, Field(description="Passage texts and highlights.")]
+    total: Annotated[float, Field(description="All of it, inside the replica.")]
 
 
 class _Answer(BaseModel):

@@ -104,7 +104,7 @@ class Parts:
     def _load_encoder(self, artefact: Artefact) -> Any:
         from retort.models.dual_encoder import DualEncoder
 
-        return DualEncoder.load(artefact.local(), device=self._device, backend=self._backend).pack()
+        return DualEncoder.load(artefact.local(), device=self._device, backend=self._backend).pack(for_queries=True)
 
     def _load_words(self, artefact: Artefact) -> Any:
         from retort.mining.bm25 import Bm25

@@ -35,7 +35,7 @@ def test_measurement_is_kept_for_the_next_process(monkeypatch, tmp_path):
 
 def test_damaged_record_is_measured_again(monkeypatch):
     monkeypatch.setattr(backend, "measure_bf16_speedup", lambda: 3.0)
-    path = backend._record_path()
+    path = backend._record_path("bf16")
     path.parent.mkdir(parents=True)
     path.write_text("{")
     assert backend.pick_precision("cpu") == "bf16"

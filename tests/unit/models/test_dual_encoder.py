@@ -311,6 +311,14 @@ def test_a_packed_encoder_gives_the_same_vectors_and_can_only_encode(folder, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_packed_for_queries_its_vectors_stay_those_of_the_passages_encoder(folder):
+    """Whatever this machine keeps the weights in for queries: nearer than bfloat16's rounding, which any precision "auto" may have."""
+    plain, packed = (DualEncoder.load(folder, device="cpu", precision="fp32") for _ in range(2))
+    expected, found = plain.encode(TEXTS, "query"), packed.pack(for_queries=True).encode(TEXTS, "query")
+    assert np.abs(found - expected).max() <= 1e-3
+    assert np.array_equal(packed.encode(TEXTS, "query"), found)
+
+
 def test_an_encoder_in_another_backend_or_without_padding_is_not_packed(folder):
     for encoder in (load(folder, backend="onnx"), load(folder)):
         encoder.use_padding(encoder.backend == "onnx")

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from retort.models import attention
+from retort.models import attention, packed
 from retort.models.batching import pad
 from retort.models.flat import FlatBody, lay_out
 from retort.models.packed import PackedLinear, can_lay_out
@@ -103,6 +103,56 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_modules_are():
         found = flat(ids, mask)[mask == 1]
     assert found.dtype == torch.float32
     assert 0 < float((found - exact).norm()) <= 1.2 * float((rounded - exact).norm())
+
+
+has_half = can_lay_out(torch.float16)
+no_half = "torch has no products with float16 weights on this processor"
+
+
+@pytest.mark.skipif(not has_half, reason=no_half)
+@pytest.mark.parametrize(("model", "config"), KNOWN, ids=name)
+def test_half_weights_round_less_than_bfloat16_would(model, config):
+    body = body_of(model, config)
+    flat = FlatBody._of(body, "fp32", torch.float16)
+    assert flat is not None
+    ids, mask = pad([list(range(2, 22)), list(range(5, 12)), [3]], config.pad_token_id)
+    exact = states_of(body, ids, mask)[mask == 1]
+    with torch.inference_mode():
+        found = flat(ids, mask)[mask == 1]
+    assert found.dtype == torch.float32
+    error = float((found - exact).norm() / exact.norm())
+    assert 0 < error < 2**-10, "float16 has 11 bits, bfloat16 8"
+
+
+@pytest.mark.skipif(not has_half, reason=no_half)
+def test_weights_that_float16_cannot_hold_stay_as_they_are():
+    body = body_of(*KNOWN[0])
+    with torch.no_grad():  # the product of both is as it was
+        body.encoder.layer[0].attention.self.value.weight.mul_(1e7)
+        body.encoder.layer[0].attention.self.value.bias.mul_(1e7)
+        body.encoder.layer[0].attention.output.dense.weight.mul_(1e-7)
+    assert FlatBody._of(body, "fp32", torch.float16) is None
+    flat = FlatBody.of(body, "fp32", half_weights=True)
+    assert flat is not None
+    ids, mask = pad([[5, 6, 7], [8]], 0)
+    with torch.inference_mode():
+        assert torch.allclose(flat(ids, mask)[mask == 1], states_of(body, ids, mask)[mask == 1], atol=2e-5)
+
+
+def test_whether_half_weights_pay_is_measured_once_per_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(packed, "_half_weights_speedup", lambda: calls.append(1) or 1.5)
+    for speedup_known in (False, True):
+        packed.half_weights_pay.cache_clear()  # what a new process starts with
+        assert packed.half_weights_pay() is has_half
+        assert len(calls) == int(has_half and can_lay_out(torch.float32)), speedup_known
+    packed.half_weights_pay.cache_clear()
+
+
+@pytest.mark.skipif(not has_half, reason=no_half)
+def test_the_trial_of_half_weights_ends_with_a_ratio():
+    assert 0.05 < packed._half_weights_speedup(rounds=1) < 50
 
 
 def test_a_model_whose_states_are_not_those_of_its_name_keeps_its_modules():

@@ -129,6 +129,7 @@ class Slow(BaseHTTPRequestHandler):
     """Answers when it is told to."""
 
     def do_POST(self):
+        self.server.unwatched.append(self.headers.get("x-request-disconnect-disabled"))
         self.server.asked.release()
         self.server.go.wait(30)
         self.do_GET()
@@ -146,7 +147,7 @@ class Slow(BaseHTTPRequestHandler):
 def test_haproxy_refuses_at_once_what_a_replica_would_refuse(folder):
     port = free_port()
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(8) as pool, ExitStack() as stack:
-        server.asked, server.go = threading.Semaphore(0), threading.Event()
+        server.asked, server.go, server.unwatched = threading.Semaphore(0), threading.Event(), []
         stack.callback(server.shutdown)
         stack.callback(server.go.set)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -156,9 +157,11 @@ def test_haproxy_refuses_at_once_what_a_replica_would_refuse(folder):
         stack.callback(haproxy.kill)
         url = f"http://127.0.0.1:{port}/v1/search"
         http = stack.enter_context(httpx.Client(timeout=30, trust_env=False, transport=httpx.HTTPTransport(retries=5)))
-        held = [pool.submit(http.post, url) for _ in range(3)]
-        for _ in held:
+        held = []
+        for _ in range(3):
+            held.append(pool.submit(http.post, url))
             assert server.asked.acquire(timeout=30)
+        assert server.unwatched == ["?1", None, None], "only what comes alone goes unwatched"
         refused = http.post(url, headers={"x-request-id": "mine-1"})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.headers["content-type"] == "application/problem+json"
