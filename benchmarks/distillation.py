@@ -6,12 +6,13 @@
 contrast alone, with the sentence level, with the word level, with both, with both and the dynamic or the static filter; and
 the teacher re-ranking the best student's top 100.
 
-Seeds are independent: each trains its own teacher, judges with it, teaches its students, and leaves what it found as
+Seeds are independent: each teaches its students and leaves what it found as
 `benchmarks/results/distillation/seed-N.json` (`distillation_records.py`), a cell at a time. The report is made of whole records alone, so
 the seeds may be run on different days and machines; `--report-only` trains nothing and needs no store. What a cell makes on its way
 is artefacts: an interrupted one goes on in the same store, and `--minutes` stops beginning cells. From seed to
 seed passes, through the first one's record, what its search found, and the places of BM25 and the base, which no seed changes. So the
-first seed comes first.
+first seed comes first. Seeds of one store share its teacher, and that teacher's judgements of the first round; in a new store it is
+trained again, in the same way. Every record names the teacher.
 
 The sizes (`distillation_plan.py`); what they cost stands in each record, and in the row `hours_left`:
 
