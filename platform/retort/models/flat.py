@@ -4,16 +4,16 @@
                                   kept in float16, where that makes few tokens faster
 
 Most of the time of one short query through a small model's modules goes into Python, dispatch and small copies between the
-products. Here query, key and value are one product, GELU is done on its product's way out (unrounded), and the calls between are
-fewer than half. A model that is not of this family, or whose states differ, keeps its modules, with packed linear layers
+products. Here query, key and value are one product, GELU is done on its product's way out (unrounded), the calls between are
+fewer than half, and TorchScript makes them without Python. A model that is not of this family, or whose states differ, keeps its modules, with packed linear layers
 (`packed.py`). Letters: b texts, t tokens, d dimensions, h heads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,16 +35,50 @@ FAMILY = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Weights of a layer."""
+class _Layer(nn.Module):
+    """A layer, to be called only."""
 
-    attention_in: LaidOut  # [d] -> query, key, value [3 d]
-    attention_out: LaidOut
-    attention_norm: tuple[Tensor, Tensor]
-    inner: LaidOut
-    outer: LaidOut
-    norm: tuple[Tensor, Tensor]
+    def __init__(self, layer: Any, dtype: torch.dtype, heads: int, eps: float) -> None:
+        super().__init__()
+        own, out = layer.attention.self, layer.attention.output
+        self.attention_in = LaidOut.of([own.query, own.key, own.value], dtype)  # [d] -> query, key, value [3 d]
+        self.attention_out = LaidOut.of([out.dense], dtype)
+        self.inner = LaidOut.of([layer.intermediate.dense], dtype)
+        self.outer = LaidOut.of([layer.output.dense], dtype)
+        self.attention_weight, self.attention_bias = _norm(out.LayerNorm)
+        self.weight, self.bias = _norm(layer.output.LayerNorm)
+        self.dtype = used_with(dtype)
+        self.heads, self.eps, self.dim = heads, eps, int(self.weight.shape[0])
+
+    def forward(self, states: Tensor, hidden: Tensor | None) -> Tensor:
+        """States [b, t, d] float32 and which tokens may see which, bool [b, 1, t, t] -> states [b, t, d]."""
+        texts, tokens = states.shape[0], states.shape[1]
+        projected = self.attention_in(states.to(self.dtype)).view(texts, tokens, 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # [b, h, t, d / h] each
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=hidden)
+        attended = self.attention_out(attended.transpose(1, 2).reshape(texts, tokens, self.dim))
+        # The sum is float32, as under autocast: the states between the layers are not rounded.
+        states = torch.layer_norm(attended + states, [self.dim], self.attention_weight, self.attention_bias, self.eps)
+        inner = self.inner(states.to(self.dtype), "gelu")
+        return torch.layer_norm(self.outer(inner) + states, [self.dim], self.weight, self.bias, self.eps)
+
+
+class _Layers(nn.Module):
+    """Everything between ids and states."""
+
+    def __init__(self, words: Tensor, norm: nn.LayerNorm, layers: Sequence[_Layer], eps: float) -> None:
+        super().__init__()
+        self.words, (self.weight, self.bias) = words, _norm(norm)
+        self.eps, self.dim = eps, int(words.shape[1])
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, ids: Tensor, positions: Tensor, hidden: Tensor | None) -> Tensor:
+        """Ids [b, t], vectors of their positions [t, d] or [b, t, d], and `hidden` as a layer's -> states [b, t, d]."""
+        states = torch.embedding(self.words, ids) + positions
+        states = torch.layer_norm(states, [self.dim], self.weight, self.bias, self.eps)
+        for layer in self.layers:
+            states = layer(states, hidden)
+        return states
 
 
 class FlatBody:
@@ -60,32 +94,16 @@ class FlatBody:
         self._first = first_position
         # Where counting begins behind the padding token, such a token has no position of its own.
         self._pad_id = config.pad_token_id if first_position else None
-        self._norm = _norm(places.LayerNorm)
-        self._heads, self._shape, self._eps = config.num_attention_heads, (config.hidden_size,), config.layer_norm_eps
-        self._dtype = used_with(dtype)
-        self._layers = [_layer(layer, dtype) for layer in body.encoder.layer]
+        heads, eps = int(config.num_attention_heads), float(config.layer_norm_eps)
+        layers = [_Layer(layer, dtype, heads, eps) for layer in body.encoder.layer]
+        self._layers = _compiled(_Layers(self._words, places.LayerNorm, layers, eps).eval())
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As `Body`; what is calculated in which precision is written down here, whatever autocast says."""
-        with torch.autocast("cpu", enabled=False):
-            return self._states(ids, mask)
-
-    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         texts, tokens = ids.shape
-        shape, eps, dtype = self._shape, self._eps, self._dtype
         hidden = None if bool(mask.all()) else mask.bool()[:, None, None, :].expand(texts, 1, tokens, tokens)
-        states = torch.layer_norm(
-            torch.embedding(self._words, ids) + self._position_vectors(ids, mask), shape, *self._norm, eps
-        )
-        for layer in self._layers:
-            projected = layer.attention_in(states.to(dtype)).view(texts, tokens, 3, self._heads, -1)
-            query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # [b, h, t, d / h] each
-            attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=hidden)
-            attended = layer.attention_out(attended.transpose(1, 2).reshape(texts, tokens, -1))
-            # The sum is float32, as under autocast: the states between the layers are not rounded.
-            states = torch.layer_norm(attended + states, shape, *layer.attention_norm, eps)
-            inner = layer.inner(states.to(dtype), "gelu")
-            states = torch.layer_norm(layer.outer(inner) + states, shape, *layer.norm, eps)
+        with torch.autocast("cpu", enabled=False):
+            states: Tensor = self._layers(ids, self._position_vectors(ids, mask), hidden)
         return states
 
     def _position_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -159,16 +177,16 @@ def lay_out(model: PreTrainedModel, precision: Precision, *, half_weights: bool 
     return through_modules
 
 
-def _layer(layer: Any, dtype: torch.dtype) -> _Layer:
-    own, out = layer.attention.self, layer.attention.output
-    return _Layer(
-        attention_in=LaidOut.of([own.query, own.key, own.value], dtype),
-        attention_out=LaidOut.of([out.dense], dtype),
-        attention_norm=_norm(out.LayerNorm),
-        inner=LaidOut.of([layer.intermediate.dense], dtype),
-        outer=LaidOut.of([layer.output.dense], dtype),
-        norm=_norm(layer.output.LayerNorm),
-    )
+def _compiled(layers: _Layers) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The same without Python between the products, a good part of a short query's time; as it is where torch cannot do that."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch prefers torch.export, which needs a compiler on the machine
+            script: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch.jit.script(layers)
+    except Exception as why:  # of a torch without it, it raises what it likes
+        log.info("layers stay in Python: %s", why)
+        return layers
+    return script
 
 
 def _norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Linear layers laid out once for inference on a CPU, as oneDNN or FBGEMM wants them.
 
-    LaidOut                     the weights of one product, laid out
+    LaidOut                     the weights of one product, laid out (HalfLaidOut: kept in float16)
     pack(model, precision)      replaces the linear layers of a module by such; returns whether it did
     half_weights_pay()          whether weights of 16 bits make products of a few tokens faster here
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,39 +33,42 @@ _TRIAL_TOKENS = 16
 _TRIAL_LAYERS, _TRIAL_DIM, _TRIAL_INNER = 12, 384, 1536  # 28 MiB: more than a core's own caches hold
 
 
-class LaidOut:
-    """Weights and bias of one product."""
-
-    __slots__ = ("_bias", "_half", "_weights")
+class LaidOut(nn.Module):
+    """Weights and bias of one product, to be called only."""
 
     def __init__(self, weights: Tensor, bias: Tensor | None) -> None:
-        """Lay out weights [out, in], and a bias [out] of the dtype that is calculated in (`used_with`)."""
-        weights, self._bias = weights.detach().contiguous(), None if bias is None else bias.detach()
-        self._half = weights.dtype == torch.float16
-        self._weights: Any = (
-            torch.ops.quantized.linear_prepack_fp16(weights.float(), self._bias)
-            if self._half
-            else torch.ops.mkldnn._reorder_linear_weight(weights)
-        )
+        """Lay out weights [out, in], float32 or bfloat16, and a bias [out] of the same dtype."""
+        super().__init__()
+        self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(weights.detach().contiguous())
+        self._bias = None if bias is None else bias.detach()
 
-    @classmethod
-    def of(cls, layers: Sequence[nn.Linear], dtype: torch.dtype) -> Self:
+    @staticmethod
+    def of(layers: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Module:
         """Several layers of one input as one, their outputs end to end, weights kept in `dtype`; all with a bias, or one layer."""
         weights = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
         biases = [layer.bias.detach().to(used_with(dtype)) for layer in layers if layer.bias is not None]
         if biases and len(biases) < len(layers):
             raise ValueError("some of the layers have a bias, others none")
-        return cls(weights, torch.cat(biases) if biases else None)
+        return (HalfLaidOut if dtype == torch.float16 else LaidOut)(weights, torch.cat(biases) if biases else None)
 
-    def __call__(self, values: Tensor, then: Literal["none", "gelu"] = "none") -> Tensor:
-        """[..., in] of `used_with` the weights' dtype -> [..., out]; with "gelu" (by the error function) of what is not rounded yet."""
-        product: Tensor
-        # By its overload: choosing one takes some microseconds, a few dozen times a query.
-        if self._half:
-            product = torch.ops.quantized.linear_dynamic_fp16.default(values, self._weights)
-            return nn.functional.gelu(product) if then == "gelu" else product
-        product = torch.ops.mkldnn._linear_pointwise.default(values, self._weights, self._bias, then, [], "none")
-        return product
+    def forward(self, values: Tensor, then: str = "none") -> Tensor:
+        """[..., in] of that dtype -> [..., out]; with "gelu" (by the error function) of what is not rounded yet."""
+        return torch.ops.mkldnn._linear_pointwise(values, self._weights, self._bias, then, [], "none")  # type: ignore[no-any-return]
+
+
+class HalfLaidOut(nn.Module):
+    """The same with weights in float16, for float32."""
+
+    def __init__(self, weights: Tensor, bias: Tensor | None) -> None:
+        """Lay out weights [out, in] and a bias [out]."""
+        super().__init__()
+        whole = None if bias is None else bias.detach().float()
+        self._weights: Any = torch.ops.quantized.linear_prepack_fp16(weights.detach().float().contiguous(), whole)
+
+    def forward(self, values: Tensor, then: str = "none") -> Tensor:
+        """[..., in] float32 -> [..., out]; with "gelu" of it."""
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(values, self._weights)
+        return nn.functional.gelu(product) if then == "gelu" else product
 
 
 def used_with(weights: torch.dtype) -> torch.dtype:
@@ -85,7 +88,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        return self._laid_out(values.to(used_with(self._dtype)))
+        product: Tensor = self._laid_out(values.to(used_with(self._dtype)))
+        return product
 
 
 def pack(model: nn.Module, precision: Precision) -> bool:
@@ -134,7 +138,10 @@ def _half_weights_speedup(rounds: int = 5) -> float:
     values = torch.randn(_TRIAL_TOKENS, _TRIAL_DIM)
     weights = [torch.randn(_TRIAL_INNER, _TRIAL_DIM) for _ in range(_TRIAL_LAYERS)]
     bias = torch.zeros(_TRIAL_INNER)
-    rows = {dtype: [LaidOut(one.to(dtype), bias) for one in weights] for dtype in (torch.float32, torch.float16)}
+    rows: dict[torch.dtype, list[Any]] = {
+        torch.float32: [LaidOut(one, bias) for one in weights],
+        torch.float16: [HalfLaidOut(one, bias) for one in weights],
+    }
     best = dict.fromkeys(rows, float("inf"))
     with torch.inference_mode():
         # In turns, and the best of each: another process's burst then hits both.
