@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ray.data import DataContext
 
 from retort.errors import InputError
 from retort.resources import Resources
@@ -23,6 +24,8 @@ class Lengths:
         tries.write_text("x" * (1 + (len(tries.read_text()) if tries.exists() else 0)))
         if part == "poison":
             raise InputError("row 7 of part poison is empty.")
+        if part == "slow":
+            time.sleep(5)
         if part.startswith("dies") and len(tries.read_text()) == 1:
             os._exit(1)
         return {"length": len(part), "tries": len(tries.read_text())}
@@ -32,6 +35,12 @@ def test_a_killed_actor_costs_nothing_but_its_part(tmp_path):
     stats = map_parts(Lengths, {"folder": str(tmp_path)}, ["a", "dies-00", "ccc"], Resources(), describe="measured")
     assert [item["length"] for item in stats] == [1, 7, 3]
     assert stats[1]["tries"] == 2
+
+
+def test_a_part_may_take_longer_than_ray_waits_for_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 1)
+    stats = map_parts(Lengths, {"folder": str(tmp_path)}, ["slow"], Resources(), describe="measured")
+    assert stats == [{"length": 4, "tries": 1}]
 
 
 def test_a_workers_own_error_reaches_the_caller_as_it_is(tmp_path):

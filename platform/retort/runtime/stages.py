@@ -87,6 +87,8 @@ def map_parts(
         context.print_on_execution_start = False
         # A finite budget: unlimited errored blocks with a dead actor hang (ray#62746).
         context.max_errored_blocks = 0
+        # A part may take as long as it takes, and so may a busy cluster: Ray would give both up after half an hour.
+        context.execution_no_progress_timeout_s = -1
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             # Ray 2.60 calls extra remote arguments deprecated, and has no other way yet to bound restarts.
