@@ -26,7 +26,7 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
    contrast-only rows search rate and temperature, the others their weights too.
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
-   start from and are compared with: 46 % of the passages are no longer, and what a package is stands in the first lines. Teachers read
+   start from and are compared with: about half of the passages are no longer, and what a package is stands in the first lines. Teachers read
    112 tokens of query and passage together.
 5. The whole collection, 33,327 passages, is embedded once per cell, to be measured on all 5,294 test queries. The second round
    is mined in a quarter of it and the taught queries' own passages, which is enough for 6 hard negatives a query; so is every

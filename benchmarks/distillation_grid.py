@@ -51,7 +51,7 @@ class Grid:
     def __init__(self, data: Data, seed: int, searched: Mapping[str, Mapping[str, float]] | None) -> None:
         """`searched` is what the first seed's search found of each row; None for the first seed, which searches."""
         self.data, self.plan, self.seed, self._searched = data, data.plan, seed, searched
-        self._prefix, self._taught = f"{data.prefix}-{seed}", f"{data.prefix}-{data.plan.first}"
+        self._prefix, self._teachers_prefix = f"{data.prefix}-{seed}", f"{data.prefix}-{data.plan.first}"
         # What the targets compare comes first: a seed that is half done already tells something.
         self.recipes = sorted(ROWS, key=lambda recipe: recipe.name not in MEASURED_FIRST)
 
@@ -72,14 +72,14 @@ class Grid:
         """That of the first seed, for all that share its store: what differs between seeds is the students."""
         config = {
             "base": "minilm", "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "candidates": self.data.teacher_lists.uri,
-            "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "seed": self.plan.first, "name": f"{self._taught}-teacher",
+            "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "seed": self.plan.first, "name": f"{self._teachers_prefix}-teacher",
         }  # fmt: skip
         return train_teacher(TrainTeacherConfig.validated({**config, **self.plan.teacher, **self.data.here}), progress)
 
     @cached_property
     def judgements(self) -> Artefact:
         """Of the first round's candidates."""
-        return self._judged(self.data.candidates, f"{self._taught}-judged", ())
+        return self._judged(self.data.candidates, f"{self._teachers_prefix}-judged", ())
 
     def rounds(self, recipe: Recipe) -> list[Round]:
         """All rounds of a row: train, embed and mine with the student, score, train on."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from retort.models.backend import Precision, autocast
-from retort.models.packed import LaidOut, can_lay_out, half_weights_pay, pack, used_with
+from retort.models.packed import can_lay_out, half_weights_pay, laid_out, pack, used_with
 
 __all__ = ["Body", "FlatBody", "lay_out"]
 
@@ -41,10 +41,10 @@ class _Layer(nn.Module):
     def __init__(self, layer: Any, dtype: torch.dtype, heads: int, eps: float) -> None:
         super().__init__()
         own, out = layer.attention.self, layer.attention.output
-        self.attention_in = LaidOut.of([own.query, own.key, own.value], dtype)  # [d] -> query, key, value [3 d]
-        self.attention_out = LaidOut.of([out.dense], dtype)
-        self.inner = LaidOut.of([layer.intermediate.dense], dtype)
-        self.outer = LaidOut.of([layer.output.dense], dtype)
+        self.attention_in = laid_out([own.query, own.key, own.value], dtype)  # [d] -> query, key, value [3 d]
+        self.attention_out = laid_out([out.dense], dtype)
+        self.inner = laid_out([layer.intermediate.dense], dtype)
+        self.outer = laid_out([layer.output.dense], dtype)
         self.attention_weight, self.attention_bias = _norm(out.LayerNorm)
         self.weight, self.bias = _norm(layer.output.LayerNorm)
         self.dtype = used_with(dtype)

@@ -1,6 +1,6 @@
 """Linear layers laid out once for inference on a CPU, as oneDNN or FBGEMM wants them.
 
-    LaidOut                     the weights of one product, laid out (HalfLaidOut: kept in float16)
+    laid_out(layers, dtype)     the weights of one product, laid out: LaidOut, or HalfLaidOut for float16
     pack(model, precision)      replaces the linear layers of a module by such; returns whether it did
     half_weights_pay()          whether weights of 16 bits make products of a few tokens faster here
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from retort.models.backend import Precision, kept_speedup
 
-__all__ = ["LaidOut", "PackedLinear", "can_lay_out", "half_weights_pay", "pack", "used_with"]
+__all__ = ["PackedLinear", "can_lay_out", "half_weights_pay", "laid_out", "pack", "used_with"]
 
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 2e-3}
 _NEEDED_SPEEDUP = 1.15
 _TRIAL_TOKENS = 16
-_TRIAL_LAYERS, _TRIAL_DIM, _TRIAL_INNER = 12, 384, 1536  # 28 MiB: more than a core's own caches hold
+_TRIAL_LAYERS, _TRIAL_DIM, _TRIAL_INNER = 12, 384, 1536  # 27 MiB: more than a core's own caches hold
 
 
 class LaidOut(nn.Module):
@@ -41,15 +41,6 @@ class LaidOut(nn.Module):
         super().__init__()
         self._weights: Tensor = torch.ops.mkldnn._reorder_linear_weight(weights.detach().contiguous())
         self._bias = None if bias is None else bias.detach()
-
-    @staticmethod
-    def of(layers: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Module:
-        """Several layers of one input as one, their outputs end to end, weights kept in `dtype`; all with a bias, or one layer."""
-        weights = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
-        biases = [layer.bias.detach().to(used_with(dtype)) for layer in layers if layer.bias is not None]
-        if biases and len(biases) < len(layers):
-            raise ValueError("some of the layers have a bias, others none")
-        return (HalfLaidOut if dtype == torch.float16 else LaidOut)(weights, torch.cat(biases) if biases else None)
 
     def forward(self, values: Tensor, then: str = "none") -> Tensor:
         """[..., in] of that dtype -> [..., out]; with "gelu" (by the error function) of what is not rounded yet."""
@@ -71,6 +62,15 @@ class HalfLaidOut(nn.Module):
         return nn.functional.gelu(product) if then == "gelu" else product
 
 
+def laid_out(layers: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Module:
+    """Several layers of one input as one, their outputs end to end, weights kept in `dtype`; all with a bias, or one layer."""
+    weights = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
+    biases = [layer.bias.detach().to(used_with(dtype)) for layer in layers if layer.bias is not None]
+    if biases and len(biases) < len(layers):
+        raise ValueError("some of the layers have a bias, others none")
+    return (HalfLaidOut if dtype == torch.float16 else LaidOut)(weights, torch.cat(biases) if biases else None)
+
+
 def used_with(weights: torch.dtype) -> torch.dtype:
     """What is calculated in with weights of this dtype."""
     return torch.float32 if weights == torch.float16 else weights
@@ -84,7 +84,7 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.in_features, self.out_features, self._dtype = layer.in_features, layer.out_features, dtype
-        self._laid_out = LaidOut.of([layer], dtype)
+        self._laid_out = laid_out([layer], dtype)
 
     def forward(self, values: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -114,8 +114,8 @@ def can_lay_out(dtype: torch.dtype) -> bool:
     given = values.to(used_with(dtype))
     try:
         with torch.inference_mode():
-            laid_out = LaidOut.of([layer], dtype)
-            found = laid_out(given), laid_out(given, "gelu")
+            product_of = laid_out([layer], dtype)
+            found = product_of(given), product_of(given, "gelu")
     except (RuntimeError, AttributeError):  # not in this build of torch, or not for this processor
         return False
     product = layer(values).detach()

@@ -22,7 +22,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from retort.models import attention, packed
+from retort.models import attention
 from retort.models.batching import pad
 from retort.models.flat import FlatBody, lay_out
 from retort.models.packed import PackedLinear, can_lay_out
@@ -137,22 +137,6 @@ def test_weights_that_float16_cannot_hold_stay_as_they_are():
     ids, mask = pad([[5, 6, 7], [8]], 0)
     with torch.inference_mode():
         assert torch.allclose(flat(ids, mask)[mask == 1], states_of(body, ids, mask)[mask == 1], atol=2e-5)
-
-
-def test_whether_half_weights_pay_is_measured_once_per_machine(monkeypatch, tmp_path):
-    monkeypatch.setenv("RETORT_CACHE", str(tmp_path))
-    calls = []
-    monkeypatch.setattr(packed, "_half_weights_speedup", lambda: calls.append(1) or 1.5)
-    for speedup_known in (False, True):
-        packed.half_weights_pay.cache_clear()  # what a new process starts with
-        assert packed.half_weights_pay() is has_half
-        assert len(calls) == int(has_half and can_lay_out(torch.float32)), speedup_known
-    packed.half_weights_pay.cache_clear()
-
-
-@pytest.mark.skipif(not has_half, reason=no_half)
-def test_the_trial_of_half_weights_ends_with_a_ratio():
-    assert 0.05 < packed._half_weights_speedup(rounds=1) < 50
 
 
 def test_a_model_whose_states_are_not_those_of_its_name_keeps_its_modules():
