@@ -59,6 +59,7 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
         max_queued_queries=config.max_queued_queries,
         max_query_chars=config.max_query_chars,
         max_rerank=config.max_rerank,
+        busy_poll_ms=config.busy_poll_ms,
         request_timeout_s=config.request_timeout_s,
     )
     settings = ReplicaSettings(

@@ -102,12 +102,12 @@ class Batcher(Generic[In, Out]):
 
     async def _is_alone(self) -> bool:
         """Whether nothing runs or waits, and nobody came with this item."""
-        if self._running_since or self._queue or self._closed:
+        if self._closed or not self.idle:
             return False
         self._coming += 1
         try:
             await asyncio.sleep(0)  # requests that were read together get as far as this
-            return self._coming == 1 and not self._running_since and not self._queue and not self._closed
+            return self._coming == 1 and self.idle and not self._closed
         finally:
             self._coming -= 1
 
@@ -135,6 +135,11 @@ class Batcher(Generic[In, Out]):
     def retry_after_s(self) -> int:
         """Whole seconds after which the queue of now should be empty; at least 1."""
         return max(1, min(60, round(self.queued_weight * self._second_per_weight / self._lanes + 0.5)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not (self._running_since or self._queue)
 
     def stuck_s(self) -> float:
         """How long the oldest running batch has been running, in seconds; 0 when idle."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from retort.errors import ConfigError, OverloadedError, RetortError
 from retort.serving import tracing
 from retort.serving.answered import Answered
+from retort.serving.awake import Awake
 from retort.serving.batcher import Batcher
 from retort.serving.metrics import ServingMetrics
 from retort.serving.models import (
@@ -52,6 +53,7 @@ class EngineLimits:
     max_query_chars: int = 8000
     request_timeout_s: float = 30.0
     max_rerank: int = 100
+    busy_poll_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class SearchEngine:
         self._slow: Batcher[Work, Done] = Batcher(
             self._run, max_batch=_SLOW_QUERIES, max_queued=_slow_queue(self.limits), name="retort-rerank"
         )
+        self._awake = Awake()
         self._shadows = Shadows(self._answer_shadow, lambda: self.queue_length() > 0, self.metrics)
         self.metrics.queued.set_function(self.queue_length)
         self.metrics.serving(served.identity.version)
@@ -169,7 +172,9 @@ class SearchEngine:
         return answered.response(single=request.query is not None)
 
     def _account(self, answered: Answered) -> None:
-        """Count an answer, tell the guard of it, and perhaps ask a shadow."""
+        """Count an answer, tell the guard of it, perhaps ask a shadow, and stay awake for the next query."""
+        if self._batcher.idle and self._slow.idle:
+            self._awake.stay(self.limits.busy_poll_ms / 1000)
         served, queries, encoder = answered.served, answered.queries, answered.way.encoder
         self.metrics.cache(hit=answered.cached)
         self.metrics.answered(encoder, len(queries), {} if answered.cached else answered.stages_ms)

@@ -39,6 +39,7 @@ class ReplicaTarget(BaseModel):
     max_queued_queries: int
     max_query_chars: int
     max_rerank: int
+    busy_poll_ms: float = 0.0
     request_timeout_s: float
 
     @property
