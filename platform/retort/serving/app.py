@@ -22,6 +22,7 @@ from retort.config import validated
 from retort.errors import RetortError, StorageError
 from retort.progress import QUIET, Progress
 from retort.releases.release import Release, load_release
+from retort.resources import available_cores
 from retort.serving.config import ServeConfig, followed_release, release_of
 from retort.serving.front import check_port
 from retort.serving.gate import Gate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "ServeConfig", "build", "check_port", "release_of", "run", "serving"]
 
 _READY_TIMEOUT_S = 120.0
+_BUSY_POLL_MS = 1.0
 
 
 def build(config: ServeConfig | Mapping[str, Any]) -> Application:
@@ -52,6 +54,8 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
     except StorageError:
         # A store that may only be read holds no pointer of ours: what is served then stays as it is.
         release = release_of(config, store)
+    resources = config.resources.resolve()
+    most_replicas = config.max_replicas or config.replicas
     target = ReplicaTarget(
         release=name,
         poll_s=config.poll_s,
@@ -59,12 +63,12 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
         max_queued_queries=config.max_queued_queries,
         max_query_chars=config.max_query_chars,
         max_rerank=config.max_rerank,
-        busy_poll_ms=config.busy_poll_ms,
+        busy_poll_ms=_busy_poll_ms(config.busy_poll_ms, most_replicas * resources.threads),
         request_timeout_s=config.request_timeout_s,
     )
     settings = ReplicaSettings(
         store=store.uri,
-        threads=config.resources.resolve().threads,
+        threads=resources.threads,
         target=target,
         release=release,
         backend=config.backend,
@@ -72,7 +76,7 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
         auth=config.auth,
         rate=config.rate,
         rate_storage=config.rate_storage,
-        replicas=config.max_replicas or config.replicas,
+        replicas=most_replicas,
         shard_timeout_s=config.shard_timeout_s,
         log=config.log,
     )
@@ -88,6 +92,11 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
         max_replicas=config.max_replicas,
         parts=parts,
     )
+
+
+def _busy_poll_ms(asked: float | None, threads: int) -> float:
+    """Where all cores are in use, who polls takes time from who works."""
+    return asked if asked is not None else _BUSY_POLL_MS if threads < available_cores() else 0.0
 
 
 @dataclass(frozen=True)

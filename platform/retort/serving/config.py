@@ -79,12 +79,12 @@ class ServeConfig(BaseModel):
     )
     max_query_chars: int = Field(8000, ge=1, description="Longest query in characters.")
     max_rerank: int = Field(100, ge=1, le=1000, description="Most hits that one request may have re-ranked.")
-    busy_poll_ms: float = Field(
-        1.0,
+    busy_poll_ms: float | None = Field(
+        None,
         ge=0,
         le=100,
         description="With nothing left to do after an answer, a replica polls for so long before it sleeps: quicker for the next "
-        "query, at the price of that time of a core. 0: it sleeps at once.",
+        "query, at the price of that time of a core. Default: 1 where the replicas leave a core free, else 0.",
     )
     auth: Literal["off", "keys"] = Field(
         "off", description="keys: requests need an API key of the store (`retort keys make`)."

@@ -3,7 +3,9 @@
 import asyncio
 
 import pytest
+from tests.serving_world import opened_world
 
+from retort.serving.app import ServeConfig, build
 from retort.serving.awake import Awake
 from retort.serving.engine import EngineLimits
 from retort.serving.fakes import make_engine
@@ -30,6 +32,12 @@ class Clock:
 async def turns(number):
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with opened_world(tmp_path_factory) as made:
+        yield made
 
 
 @pytest.fixture
@@ -111,3 +119,24 @@ def test_the_limit_can_be_changed_in_flight():
     assert engine.limits.busy_poll_ms == 0.0
     engine.limit(EngineLimits(busy_poll_ms=2.0))
     assert engine.limits.busy_poll_ms == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "milliseconds"),
+    [
+        ({"replicas": 1, "threads": 1}, 1.0),
+        ({"replicas": 3, "threads": 1}, 1.0),
+        ({"replicas": 4, "threads": 1}, 0.0),
+        ({"replicas": 2, "threads": 2}, 0.0),
+        ({"replicas": 1, "max_replicas": 4, "threads": 1}, 0.0),
+        ({"replicas": 1, "threads": 4}, 0.0),
+        ({"replicas": 4, "threads": 1, "busy_poll_ms": 2.5}, 2.5),
+        ({"replicas": 1, "threads": 1, "busy_poll_ms": 0.0}, 0.0),
+    ],
+)
+def test_on_four_cores_replicas_poll_by_default_where_they_leave_a_core_free(world, monkeypatch, options, milliseconds):
+    given = []
+    monkeypatch.setattr("retort.serving.deployments.application", lambda settings, *_, **__: given.append(settings))
+    monkeypatch.setattr("retort.serving.app.available_cores", lambda: 4)
+    build(ServeConfig(store=world.store.uri, index=world.index.uri, **options))
+    assert given[0].target.busy_poll_ms == milliseconds
