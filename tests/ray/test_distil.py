@@ -143,7 +143,7 @@ def test_a_lost_worker_changes_nothing(world: World, other_store: str, tmp_path:
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 import retort.distillation.loop as loop
 from retort.distillation.distil import DistilConfig, distil
 
@@ -160,6 +160,7 @@ def slow(settings, link):
         loop.DistilTrainer.step = step
 
 plain, loop.teach_student = loop.teach_student, slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may come ignored
 distil(DistilConfig.model_validate_json(sys.argv[1]))
 """
 
@@ -232,7 +233,10 @@ def test_a_small_search_finds_the_values_of_the_run(world: World, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_finds_the_same(world: World, other_store: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_search_goes_on_and_finds_the_same(
+    world: World, other_store: str, tmp_path: Path, ending: signal.Signals
+) -> None:
     unbroken = distil(search_config(tmp_path))
     settings = search_config(tmp_path, store=other_store)
     driver = subprocess.Popen(
@@ -246,8 +250,9 @@ def test_a_killed_search_goes_on_and_finds_the_same(world: World, other_store: s
         assert time.monotonic() < deadline, "no rows in time"
         time.sleep(0.05)
         rows = list(Path(other_store).glob("encoder/*/_search/trial-*.json"))
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    driver.send_signal(ending)
+    driver.wait(timeout=60)  # Ctrl-C ends the run: no search of fewer trials, and no training after it
+    assert not list(Path(other_store).glob("encoder/*/_search/found.json"))
     first = rows[0].parent / "trial-000.json"
     before = first.stat().st_mtime_ns
     seen: list[int] = []

@@ -53,6 +53,8 @@ def run_trials(
     check_fits(1, allotment.cpus_per_worker, allotment.gpus_per_worker)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints its tables at any verbosity
+    # Ray Tune would take Ctrl-C for the end of the search, and what asked for it would go on with the trials so far.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     trainable: Callable[..., None] = ray.tune.with_resources(
         ray.tune.with_parameters(_run, trial=trial, given=dict(given), threads=allotment.threads),
         {"CPU": allotment.cpus_per_worker, "GPU": allotment.gpus_per_worker},
