@@ -1,6 +1,6 @@
 """Does distilling help, which level, and does the filter? The grid of systems on Debian's package descriptions.
 
-    python benchmarks/distillation.py [--quick] [--minutes M] [--seeds N ...] [--report-only] [--json OUT] [--store FOLDER]
+    python benchmarks/distillation.py [--quick] [--minutes M] [--seeds N ...] [--labelled N] [--report-only] [--json OUT] [--store FOLDER]
 
 `queries.train` teaches, `queries.dev` chooses, `queries.test` is reported. Rows: BM25; the base MiniLM; students that learn by
 contrast alone, with the sentence level, with the word level, with both, with both and the dynamic or the static filter; and
@@ -19,10 +19,13 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
 1. A teacher first. Trained for 150 steps on 1,500 queries it does not lead its student (`retort quickstart`: student
    MRR@10 0.707, teacher re-ranking 0.705 on 2,000 test queries); these get 800 steps, a list of each of 6,400 queries once.
    A teacher reads 20,000 pairs to re-rank its seed's lists of 200 queries, the same for all seeds.
-2. Students learn from 1,000 judged queries (9 mined candidates each), not from all 26,189: with few labels the teacher has
-   something to add; where labels are plenty, contrast alone catches up and the question has no answer in a few hundred steps.
+2. Students learn from 1,000 judged queries (9 mined candidates each) of which 250 keep their label: a team has a log of queries and
+   the labels of a few days. The levels learn from the others by the teacher alone; contrast cannot, and sees its 250 four times as
+   often. Where all 1,000 are labelled (`--labelled 1000`) the teacher has little to add in so few steps: contrast alone catches up.
+   The teacher, which learnt from 6,400 labelled lists, stands for one that is bought or downloaded; its queries are not held from
+   the students, their labels are.
 3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 62 steps of 16 queries with 3
-   hard negatives, so that each query is seen once a round; a dev search of 3 trials x 20 steps, the row's own, in the first
+   hard negatives; a dev search of 3 trials x 20 steps, the row's own, in the first
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
    contrast-only rows search rate and temperature, the others their weights too.
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
@@ -40,6 +43,7 @@ Differences are paired over queries of seed-mean scores. `filter_precision` asks
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from distillation_plan import FULL, QUICK, Plan
@@ -55,12 +59,26 @@ from retort.runtime.connecting import connected
 def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=70.0, help="start no cell after so many minutes (default 70)")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="go on with these seeds (default: all)")
+    parser.add_argument(
+        "--labelled", type=int, metavar="N", help="labels that students see, another grid than the plan's"
+    )
     parser.add_argument("--report-only", action="store_true", help="report what is recorded, train nothing")
 
 
 def records_folder(args: argparse.Namespace) -> Path:
-    """A full seed's record is kept in the project, a quick one's beside its artefacts."""
-    return Path(args.store) / "distillation-quick" if args.quick else RESULTS / "distillation"
+    """A full seed's record is kept in the project, that of a quick run or of another number of labels beside its artefacts."""
+    own = ["distillation", *(["quick"] if args.quick else []), *([str(args.labelled)] if args.labelled else [])]
+    return Path(args.store) / "-".join(own) if own[1:] else RESULTS / "distillation"
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan of the mode. SystemExit for more labels than there are taught queries."""
+    plan = QUICK if args.quick else FULL
+    if args.labelled is None:
+        return plan
+    if not 1 <= args.labelled <= plan.taught:
+        raise SystemExit(f"--labelled {args.labelled}: from 1 to {plan.taught}, the queries that are taught.")
+    return replace(plan, labelled=args.labelled)
 
 
 def make_report(report: Report, plan: Plan, folder: Path) -> None:
@@ -73,7 +91,7 @@ def make_report(report: Report, plan: Plan, folder: Path) -> None:
 
 def main() -> None:
     args = arguments("Distillation: which levels and which filter help, on real data.", extra)
-    plan = QUICK if args.quick else FULL
+    plan = plan_of(args)
     unknown = set(args.seeds or ()) - set(plan.seeds)
     if unknown:
         raise SystemExit(f"The plan has no seed {', '.join(map(str, sorted(unknown)))}; it has {', '.join(map(str, plan.seeds))}.")  # fmt: skip

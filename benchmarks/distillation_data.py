@@ -10,6 +10,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from distillation_plan import Plan
 from distillation_tested import Tested, kept_packages, tested
@@ -20,9 +21,11 @@ from retort.corpus.ingest import IngestConfig, ingest
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.indexing.embed import EmbedConfig, embed
+from retort.mining.candidates import query_sample
 from retort.mining.mine import MineConfig, mine
 from retort.models.imports import encoder_artefact
 from retort.store import Artefact, inherited, open_store
+from retort.store.schemas import QREL, QUERY
 from retort.terminal import TerminalProgress
 
 progress = TerminalProgress(console)
@@ -95,17 +98,37 @@ class Data:
         return self.embedded(self.corpus, "minilm", f"{self.prefix}-minilm", "auto")
 
     @cached_property
+    def taught(self) -> Artefact:
+        """The queries that students are taught with; most of them have lost their label, as in a team's query log."""
+        sample = query_sample(QuerySet.open(self.made["train"]), self.plan.taught, seed=0)
+        chosen = np.random.default_rng(13).permutation(len(sample))[: self.plan.labelled]
+        labelled = {sample.ids[place] for place in chosen.tolist()}
+        inputs = {"corpus": self.corpus, "queries": self.made["train"]}
+        config = {"taught": self.plan.taught, "labelled": self.plan.labelled}
+        draft = self.store.draft("queries", f"{self.prefix}.taught", step="benchmark", inputs=inputs, config=config)
+        if draft.published is None:
+            with draft:
+                columns = [sample.ids, sample.texts, sample.langs, sample.origins, sample.fields]
+                draft.write_table("queries.parquet", pa.table(columns, schema=QUERY))
+                qrels = [{"query_id": query, "passage_id": passage, "grade": grade} for query in sample.ids if query in labelled for passage, grade in sample.qrels[query].items()]  # fmt: skip
+                draft.write_table("qrels.parquet", pa.Table.from_pylist(qrels, schema=QREL))
+                draft.publish(rows=len(sample), metrics={"labelled": len(labelled)}, **inherited(inputs.values()))
+        found = draft.published
+        assert found is not None, "just published"
+        return found
+
+    @cached_property
     def candidates(self) -> Artefact:
         """Of the queries that students are taught with, in the first round."""
-        return self.mined(self.vectors, "train", self.plan.taught, f"{self.prefix}-taught")
+        return self.mined(self.vectors, self.taught, None, f"{self.prefix}-taught")
 
     @cached_property
     def dev_candidates(self) -> Artefact:
-        return self.mined(self.vectors, "dev", self.plan.dev_queries, f"{self.prefix}-dev-pool")
+        return self.mined(self.vectors, self.made["dev"], self.plan.dev_queries, f"{self.prefix}-dev-pool")
 
     @cached_property
     def teacher_lists(self) -> Artefact:
-        return self.mined(self.vectors, "train", self.plan.teacher_queries, f"{self.prefix}-teacher-lists")
+        return self.mined(self.vectors, self.made["train"], self.plan.teacher_queries, f"{self.prefix}-teacher-lists")
 
     # What cells do with it ---------------------------------------------------------------------------------------------------
 
@@ -135,10 +158,10 @@ class Data:
 
     @cached_property
     def part(self) -> Artefact:
-        """One passage of `searched_part`, and the relevant ones of the taught queries."""
-        pairs = self.candidates.table(columns=["passage_id", "source"]).to_pylist()
-        taught = {pair["passage_id"] for pair in pairs if pair["source"] == "labelled"}
-        inputs = {"corpus": self.corpus, "candidates": self.candidates}
+        """One passage of `searched_part`, and the relevant ones of the taught queries, for in the whole collection these would be found."""
+        train = QuerySet.open(self.made["train"])
+        taught = {passage for query in QuerySet.open(self.taught).ids for passage in train.positives(query)}
+        inputs = {"corpus": self.corpus, "queries": self.taught}
         config = {"searched_part": self.plan.searched_part}
         draft = self.store.draft("corpus", f"{self.prefix}-part", step="benchmark", inputs=inputs, config=config)
         if draft.published is None:
@@ -157,9 +180,9 @@ class Data:
         assert found is not None, "just published"
         return found
 
-    def mined(self, vectors: Artefact, split: str, at_most: int, name: str) -> Artefact:
+    def mined(self, vectors: Artefact, queries: Artefact, at_most: int | None, name: str) -> Artefact:
         """Candidates of some queries by BM25 and by the encoder of these vectors; the same queries for all seeds."""
-        config = {"corpus": self.corpus.uri, "queries": self.made[split].uri, "embeddings": vectors.uri, "max_queries": at_most, "name": name}  # fmt: skip
+        config = {"corpus": self.corpus.uri, "queries": queries.uri, "embeddings": vectors.uri, "max_queries": at_most, "name": name}  # fmt: skip
         return mine(MineConfig.validated({**config, **self.plan.mined, **self.here}), progress)
 
 

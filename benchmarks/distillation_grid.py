@@ -102,7 +102,7 @@ class Grid:
         if recipe.filter == "static" and number == 0:
             recipe = BEST
         config: dict[str, Any] = {
-            "base": self.data.base.uri, "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "judgements": judgements.uri,
+            "base": self.data.base.uri, "corpus": self.data.corpus.uri, "queries": self.data.taught.uri, "judgements": judgements.uri,
             "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "use_unjudged": False,
             "filter": {"method": recipe.filter}, "round": number, "seed": self.seed, "name": f"{self._prefix}-{recipe.name}-{number}",
             **recipe.losses(), **self.plan.student, **self.plan.dev_pool, **self.data.here,
@@ -119,7 +119,7 @@ class Grid:
         """Candidates that this row's student finds, judged; pairs that were judged before are taken over."""
         name = f"{self._prefix}-{recipe.name}-{last.number + 1}"
         vectors = self.data.mining_vectors(last.student, f"{name}-mining")
-        candidates = self.data.mined(vectors, "train", self.plan.taught, f"{name}-candidates")
+        candidates = self.data.mined(vectors, self.data.taught, None, f"{name}-candidates")
         earlier = self.recipes[: self.recipes.index(recipe)]
         known = [
             found for one in earlier if (found := self._known(f"{self._prefix}-{one.name}-{last.number + 1}-judged"))
@@ -139,7 +139,7 @@ class Grid:
     def _judged(self, candidates: Artefact, name: str, reuse: tuple[Artefact, ...]) -> Artefact:
         """The teacher's judgements of candidates, both levels."""
         config = {
-            "candidates": candidates.uri, "corpus": self.data.corpus.uri, "queries": self.data.made["train"].uri, "teacher": self.teacher.uri,
+            "candidates": candidates.uri, "corpus": self.data.corpus.uri, "queries": self.data.taught.uri, "teacher": self.teacher.uri,
             "reuse": tuple(one.uri for one in reuse), "name": name,
         }  # fmt: skip
         return score(ScoreConfig.validated({**config, **self.data.here}), progress)
@@ -211,7 +211,7 @@ class Grid:
 
     def _negatives(self) -> dict[tuple[str, str], bool]:
         """(query, passage) -> dropped, of every negative that the filter judged, over all rounds."""
-        queries = QuerySet.open(self.data.made["train"])
+        queries = QuerySet.open(self.data.taught)
         settings = FilterSettings.model_validate({"method": BEST.filter})
         found: dict[tuple[str, str], bool] = {}
         previous: float | None = None

@@ -18,8 +18,10 @@ class Recipe:
     filter: str = "none"
 
     def losses(self) -> dict[str, Any]:
-        """The config's weights: those of levels that are off are 0, the others the defaults that the dev search moves."""
-        return {f"{level}_weight": 0.0 for level in ("sentence", "word") if level not in self.levels}
+        """The config's weights: those of levels that are off are 0, the others the defaults that the dev search moves. By contrast alone
+        there is nothing to learn from a query without a label."""
+        off = {f"{level}_weight": 0.0 for level in ("sentence", "word") if level not in self.levels}
+        return {**off, "use_unlabelled": bool(self.levels)}
 
 
 ROWS = (
@@ -41,6 +43,7 @@ class Plan:
     seeds: tuple[int, ...]
     rounds: int
     taught: int  # training queries with judgements
+    labelled: int  # of them those whose label students see; the others are taught by the teacher alone
     searched_part: int  # a student mines in one passage of so many, and in the taught queries' own
     mined: dict[str, int]  # candidates per query by source
     teacher_queries: int
@@ -69,6 +72,7 @@ FULL = Plan(
     seeds=(13, 1, 2),
     rounds=2,
     taught=1000,
+    labelled=250,
     searched_part=4,
     mined={"bm25_k": 3, "dense_k": 6, "random_k": 0},
     teacher_queries=6400,
@@ -77,7 +81,7 @@ FULL = Plan(
         "held_out_depth": 20, "max_tokens": 112, "epochs": 2.0,
     },
     student={
-        "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 2.0,
+        "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 4.0,
     },
     search={"trials": 3, "steps": 20, "reduction": 3},
     dev_queries=400,
@@ -91,6 +95,7 @@ QUICK = Plan(
     seeds=(13,),
     rounds=2,
     taught=200,
+    labelled=50,
     searched_part=3,
     mined={"bm25_k": 2, "dense_k": 4, "random_k": 0},
     teacher_queries=400,

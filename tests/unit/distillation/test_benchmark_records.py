@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import pytest
 
+from retort.corpus.lookup import Passages
+from retort.corpus.queries import QuerySet
 from retort.evaluation.findings import QueryFacts
 from retort.metrics.measures import evaluate
 
@@ -23,7 +25,7 @@ TEACHER = {"digest": "t1", "metrics": {"ndcg": 0.5}}
 def bench(monkeypatch):
     """The benchmark's modules, which import each other by their bare names."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("plan", "records", "report", "tested", "seeds", "grid")
+    names = ("plan", "records", "report", "tested", "seeds", "grid", "data")
     return SimpleNamespace(**{name: importlib.import_module(f"distillation_{name}") for name in names})
 
 
@@ -211,3 +213,23 @@ def test_the_report_needs_records_alone(bench, plan, tests, tmp_path):
 def test_debian_has_one_relevant_passage_a_query(bench, shared_data):
     found = bench.tested.tested(bench.plan.FULL)
     assert len(found.ids) == len(found.relevant) == 5294
+
+
+def test_only_rows_with_a_level_learn_from_queries_without_a_label(bench):
+    learns = {recipe.name: recipe.losses()["use_unlabelled"] for recipe in bench.plan.ROWS}
+    assert learns.pop("contrastive") is False and set(learns.values()) == {True}
+
+
+def test_taught_queries_lose_their_labels_but_for_some(bench, tmp_path, shared_data):
+    data = bench.data.Data(str(tmp_path), replace(bench.plan.QUICK, taught=40, labelled=10))
+    train, taught = QuerySet.open(data.made["train"]), QuerySet.open(data.taught)
+    assert len(taught) == 40 and len(taught.labelled) == 10
+    for query in taught.ids:
+        assert taught.texts[taught.positions[query]] == train.texts[train.positions[query]]
+        assert taught.qrels.get(query, train.qrels[query]) == train.qrels[query]
+    positives = {passage for query in taught.ids for passage in train.positives(query)}
+    part = set(Passages.open(data.part).ids)
+    assert positives <= part, "what the whole collection would show them"
+    assert len(part) < len(data.passages) / 2
+    again = bench.data.Data(str(tmp_path), data.plan)
+    assert again.taught.digest == data.taught.digest
