@@ -18,7 +18,7 @@ class Recipe:
     filter: str = "none"
 
     def losses(self) -> dict[str, Any]:
-        """The config's weights: those of levels that are off are 0, the others the defaults that the dev search moves. By contrast alone
+        """The config's weights: those of levels that are off are 0, the others the plan's, which the dev search moves. By contrast alone
         there is nothing to learn from a query without a label."""
         off = {f"{level}_weight": 0.0 for level in ("sentence", "word") if level not in self.levels}
         return {**off, "use_unlabelled": bool(self.levels)}
@@ -82,6 +82,7 @@ FULL = Plan(
     },
     student={
         "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 4.0,
+        "sentence_weight": 2.0, "teacher_temperature": 4.0,
     },
     search={"trials": 3, "steps": 20, "reduction": 3},
     dev_queries=400,
