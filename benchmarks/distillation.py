@@ -68,8 +68,10 @@ def extra(parser: argparse.ArgumentParser) -> None:
 
 def records_folder(args: argparse.Namespace) -> Path:
     """A full seed's record is kept in the project, that of a quick run or of another number of labels beside its artefacts."""
-    own = ["distillation", *(["quick"] if args.quick else []), *([str(args.labelled)] if args.labelled else [])]
-    return Path(args.store) / "-".join(own) if own[1:] else RESULTS / "distillation"
+    if not args.quick and args.labelled is None:
+        return RESULTS / "distillation"
+    mode, labels = "quick" if args.quick else "full", "" if args.labelled is None else f"-{args.labelled}"
+    return Path(args.store) / f"distillation-{mode}{labels}"
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

@@ -106,16 +106,14 @@ class Data:
         inputs = {"corpus": self.corpus, "queries": self.made["train"]}
         config = {"taught": self.plan.taught, "labelled": self.plan.labelled}
         draft = self.store.draft("queries", f"{self.prefix}.taught", step="benchmark", inputs=inputs, config=config)
-        if draft.published is None:
-            with draft:
-                columns = [sample.ids, sample.texts, sample.langs, sample.origins, sample.fields]
-                draft.write_table("queries.parquet", pa.table(columns, schema=QUERY))
-                qrels = [{"query_id": query, "passage_id": passage, "grade": grade} for query in sample.ids if query in labelled for passage, grade in sample.qrels[query].items()]  # fmt: skip
-                draft.write_table("qrels.parquet", pa.Table.from_pylist(qrels, schema=QREL))
-                draft.publish(rows=len(sample), metrics={"labelled": len(labelled)}, **inherited(inputs.values()))
-        found = draft.published
-        assert found is not None, "just published"
-        return found
+        if draft.published:
+            return draft.published
+        with draft:
+            columns = [sample.ids, sample.texts, sample.langs, sample.origins, sample.fields]
+            draft.write_table("queries.parquet", pa.table(columns, schema=QUERY))
+            qrels = [{"query_id": query, "passage_id": passage, "grade": grade} for query in sample.ids if query in labelled for passage, grade in sample.qrels[query].items()]  # fmt: skip
+            draft.write_table("qrels.parquet", pa.Table.from_pylist(qrels, schema=QREL))
+            return draft.publish(rows=len(sample), metrics={"labelled": len(labelled)}, **inherited(inputs.values()))
 
     @cached_property
     def candidates(self) -> Artefact:
@@ -147,14 +145,12 @@ class Data:
         made = self.embedded(self.part, encoder.uri, f"{name}-part", self.plan.backend)
         inputs = {"corpus": self.corpus, "encoder": encoder, "part": made}
         draft = self.store.draft("embeddings", name, step="benchmark", inputs=inputs)
-        if draft.published is None:
-            with draft:
-                for part in made.parts():
-                    draft.put_file(part, made.local(part))
-                draft.publish(rows=made.manifest.rows, metrics=made.metrics, **inherited(inputs.values()))
-        found = draft.published
-        assert found is not None, "just published"
-        return found
+        if draft.published:
+            return draft.published
+        with draft:
+            for part in made.parts():
+                draft.put_file(part, made.local(part))
+            return draft.publish(rows=made.manifest.rows, metrics=made.metrics, **inherited(inputs.values()))
 
     @cached_property
     def part(self) -> Artefact:
@@ -164,21 +160,19 @@ class Data:
         inputs = {"corpus": self.corpus, "queries": self.taught}
         config = {"searched_part": self.plan.searched_part}
         draft = self.store.draft("corpus", f"{self.prefix}-part", step="benchmark", inputs=inputs, config=config)
-        if draft.published is None:
-            with draft:
-                before = count = 0
-                for name in self.corpus.parts():
-                    table = self.corpus.part(name)
-                    chosen = [
-                        row for row, passage in enumerate(table["passage_id"].to_pylist())
-                        if (before + row) % self.plan.searched_part == 0 or passage in taught
-                    ]  # fmt: skip
-                    draft.write_table(name, table.take(pa.array(chosen, pa.int64())))
-                    before, count = before + len(table), count + len(chosen)
-                draft.publish(rows=count, **inherited([self.corpus]))
-        found = draft.published
-        assert found is not None, "just published"
-        return found
+        if draft.published:
+            return draft.published
+        with draft:
+            before = count = 0
+            for name in self.corpus.parts():
+                table = self.corpus.part(name)
+                chosen = [
+                    row for row, passage in enumerate(table["passage_id"].to_pylist())
+                    if (before + row) % self.plan.searched_part == 0 or passage in taught
+                ]  # fmt: skip
+                draft.write_table(name, table.take(pa.array(chosen, pa.int64())))
+                before, count = before + len(table), count + len(chosen)
+            return draft.publish(rows=count, **inherited([self.corpus]))
 
     def mined(self, vectors: Artefact, queries: Artefact, at_most: int | None, name: str) -> Artefact:
         """Candidates of some queries by BM25 and by the encoder of these vectors; the same queries for all seeds."""

@@ -105,7 +105,7 @@ class Grid:
             "base": self.data.base.uri, "corpus": self.data.corpus.uri, "queries": self.data.taught.uri, "judgements": judgements.uri,
             "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "use_unjudged": False,
             "filter": {"method": recipe.filter}, "round": number, "seed": self.seed, "name": f"{self._prefix}-{recipe.name}-{number}",
-            **self.plan.student, **recipe.losses(), **self.plan.dev_pool, **self.data.here,
+            **self.plan.student, **recipe.settings(), **self.plan.dev_pool, **self.data.here,
         }  # fmt: skip
         if number == 0 and self._searched is None:
             config["search"] = self.plan.search
@@ -168,17 +168,16 @@ class Grid:
         rankings = {query: sorted(hits.items(), key=lambda hit: -hit[1]) for query, hits in run.items()}
         inputs = {"encoder": student, "teacher": self.teacher, "queries": self.data.made["test"]}
         draft = self.data.store.draft("report", f"{self._prefix}-reranked", step="benchmark", inputs=inputs, config={"queries": len(chosen)})  # fmt: skip
-        if draft.published is None:
+        made = draft.published
+        if made is None:
             with draft:
                 found = rerank_all(
                     rankings, {query: self.data.texts[query] for query in chosen}, top=DEPTH, teacher=self.teacher, corpus=self.data.corpus,
                     draft=draft, resources=Resources(workers=1), progress=progress,
                 )  # fmt: skip
                 draft.write_json("places.json", self._places({query: dict(hits) for query, hits in found.items()}))
-                draft.publish()
-        kept = draft.published
-        assert kept is not None, "just published"
-        places: list[int] = kept.json("places.json")
+                made = draft.publish()
+        places: list[int] = made.json("places.json")
         return places
 
     def _ranked(self, encoder: Artefact, name: str, queries: list[str]) -> Run:

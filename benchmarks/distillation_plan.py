@@ -17,8 +17,8 @@ class Recipe:
     levels: tuple[str, ...]
     filter: str = "none"
 
-    def losses(self) -> dict[str, Any]:
-        """The config's weights: those of levels that are off are 0, the others the plan's, which the dev search moves. By contrast alone
+    def settings(self) -> dict[str, Any]:
+        """The config's: weights of levels that are off are 0, the others the plan's, which the dev search moves. By contrast alone
         there is nothing to learn from a query without a label."""
         off = {f"{level}_weight": 0.0 for level in ("sentence", "word") if level not in self.levels}
         return {**off, "use_unlabelled": bool(self.levels)}

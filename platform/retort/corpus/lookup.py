@@ -188,8 +188,7 @@ class _Cells:
         self._bytes = memoryview(values) if values is not None else memoryview(b"")
 
     def __getitem__(self, place: int) -> str:
-        start, end = self._ends[place], self._ends[place + 1]
-        return str(self._bytes[start:end], "utf-8") if start != end else ""
+        return str(self._bytes[self._ends[place] : self._ends[place + 1]], "utf-8")
 
 
 def _hashes(ids: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -95,8 +95,10 @@ def build(config: ServeConfig | Mapping[str, Any]) -> Application:
 
 
 def _busy_poll_ms(asked: float | None, threads: int) -> float:
-    """Where all cores are in use, who polls takes time from who works."""
-    return asked if asked is not None else _BUSY_POLL_MS if threads < available_cores() else 0.0
+    """What is asked for; else some where the replicas' threads leave a core free, for whoever polls takes time from who works."""
+    if asked is not None:
+        return asked
+    return _BUSY_POLL_MS if threads < available_cores() else 0.0
 
 
 @dataclass(frozen=True)
