@@ -21,14 +21,13 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
    A teacher reads 20,000 pairs to re-rank its seed's lists of 200 queries, the same for all seeds.
 2. Students learn from 1,000 judged queries (9 mined candidates each) of which 250 keep their label: a team has a log of queries and
    the labels of a few days. The levels learn from the others by the teacher alone; contrast cannot, and sees its 250 four times as
-   often. Where all 1,000 are labelled (`--labelled 1000`) the teacher has little to add in so few steps: contrast alone catches up.
-   The teacher, which learnt from 6,400 labelled lists, stands for one that is bought or downloaded; its queries are not held from
-   the students, their labels are.
+   often. `--labelled 1000` labels all.
+   The teacher, which learnt from 6,400 labelled lists of other queries, stands for one that is bought or downloaded.
 3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 62 steps of 16 queries with 3
    hard negatives; a dev search of 3 trials x 20 steps, the row's own, in the first
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
    contrast-only rows search rate and temperature, the others their weights too. These begin at a sentence weight of 2 and a teacher
-   temperature of 4, which trials on dev queries liked better than the defaults: a softer teacher says more of what it thinks second.
+   temperature of 4, which trials on dev queries liked better than the defaults (with queries that the teacher had learnt from; the search moves both).
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
    start from and are compared with: about half of the passages are no longer, and what a package is stands in the first lines. Teachers read
    112 tokens of query and passage together.

@@ -10,7 +10,6 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from distillation_plan import Plan
 from distillation_tested import Tested, kept_packages, tested
@@ -30,6 +29,8 @@ from retort.terminal import TerminalProgress
 
 progress = TerminalProgress(console)
 SPLITS = ("train", "dev", "test")
+SAMPLED = 13
+"""Seed of every sample of queries, whatever the students' seed."""
 
 
 class Data:
@@ -99,12 +100,18 @@ class Data:
 
     @cached_property
     def taught(self) -> Artefact:
-        """The queries that students are taught with; most of them have lost their label, as in a team's query log."""
-        sample = query_sample(QuerySet.open(self.made["train"]), self.plan.taught, seed=0)
-        chosen = np.random.default_rng(13).permutation(len(sample))[: self.plan.labelled]
-        labelled = {sample.ids[place] for place in chosen.tolist()}
+        """The queries that students are taught with; most of them have lost their label, as in a team's query log. None is among those
+        that the teacher learns from: it would remember the label."""
+        train = QuerySet.open(self.made["train"])
+        teachers = set(query_sample(train, self.plan.teacher_queries, SAMPLED).ids)
+        sample = query_sample(train.subset(query for query in train.ids if query not in teachers), self.plan.taught, SAMPLED)  # fmt: skip
+        labelled = set(query_sample(sample, self.plan.labelled, SAMPLED).ids)
         inputs = {"corpus": self.corpus, "queries": self.made["train"]}
-        config = {"taught": self.plan.taught, "labelled": self.plan.labelled}
+        config = {
+            "taught": self.plan.taught,
+            "labelled": self.plan.labelled,
+            "teacher_queries": self.plan.teacher_queries,
+        }
         draft = self.store.draft("queries", f"{self.prefix}.taught", step="benchmark", inputs=inputs, config=config)
         if draft.published:
             return draft.published
@@ -176,7 +183,7 @@ class Data:
 
     def mined(self, vectors: Artefact, queries: Artefact, at_most: int | None, name: str) -> Artefact:
         """Candidates of some queries by BM25 and by the encoder of these vectors; the same queries for all seeds."""
-        config = {"corpus": self.corpus.uri, "queries": queries.uri, "embeddings": vectors.uri, "max_queries": at_most, "name": name}  # fmt: skip
+        config = {"corpus": self.corpus.uri, "queries": queries.uri, "embeddings": vectors.uri, "max_queries": at_most, "seed": SAMPLED, "name": name}  # fmt: skip
         return mine(MineConfig.validated({**config, **self.plan.mined, **self.here}), progress)
 
 

@@ -15,6 +15,8 @@ from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.evaluation.findings import QueryFacts
 from retort.metrics.measures import evaluate
+from retort.mining.candidates import query_sample
+from retort.mining.mine import MineConfig
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 QUERIES = 60
@@ -224,6 +226,9 @@ def test_taught_queries_lose_their_labels_but_for_some(bench, tmp_path, shared_d
     data = bench.data.Data(str(tmp_path), replace(bench.plan.QUICK, taught=40, labelled=10))
     train, taught = QuerySet.open(data.made["train"]), QuerySet.open(data.taught)
     assert len(taught) == 40 and len(taught.labelled) == 10
+    assert set(taught.ids).isdisjoint(
+        query_sample(train, data.plan.teacher_queries, MineConfig.model_fields["seed"].default).ids
+    )
     for query in taught.ids:
         assert taught.texts[taught.positions[query]] == train.texts[train.positions[query]]
         assert taught.qrels.get(query, train.qrels[query]) == train.qrels[query]
