@@ -44,7 +44,7 @@ def parse(model: type[Model], arguments: Sequence[str], program: str, positional
     )
     source: CliSettingsSource[Any] = CliSettingsSource(settings, cli_parse_args=given)
     _merge(values, source())
-    return validated(model, values, program)
+    return validated(model, values, "the options")  # of which program, whoever shows it says
 
 
 def _merge(target: dict[str, Any], extra: dict[str, Any]) -> None:

@@ -20,3 +20,16 @@ def test_an_unknown_command_lists_the_commands(capsys):
 def test_help_names_every_job(capsys, arguments):
     assert main(arguments) == 0
     assert "train-teacher" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "docs", "--port", "many"], "retort serve: the options: field 'port' is 'many'"),
+        (["distil"], "retort distil: the options: field 'corpus' is missing"),
+    ],
+)
+def test_a_wrong_option_is_told_after_the_programs_name_and_that_once(capsys, arguments, told):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(told) and shown.count("retort") == 1
