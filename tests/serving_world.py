@@ -19,11 +19,13 @@ def opened_world(tmp_path_factory):
         yield _build(tmp_path_factory.mktemp("world"), patch)
 
 
-def index_in(world, name, shards):
+def index_in(world, name, shards, **settings):
     """Another index of the world's embeddings."""
     from retort.indexing.build import IndexConfig, index
 
-    return index(IndexConfig(embeddings=world.embeddings.uri, name=name, shards=shards, store=world.store.uri))
+    return index(
+        IndexConfig(embeddings=world.embeddings.uri, name=name, shards=shards, store=world.store.uri, **settings)
+    )
 
 
 def _build(folder, patch):

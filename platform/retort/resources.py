@@ -8,12 +8,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+_NICENESS = 10
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class Resources(BaseModel):
         None, gt=0, description="CPUs that Ray reserves for each worker; may be a fraction. Default: half a CPU."
     )
     gpus_per_worker: float | None = Field(
-        None, ge=0, description="GPUs for each worker; may be a fraction. Default: one where there are any, else none."
+        None,
+        ge=0,
+        description="GPUs for each worker; may be a fraction. Default: one where this machine has any, else none: "
+        "give it where only other nodes of the cluster have them.",
     )
     threads: int | None = Field(
         None,
@@ -117,3 +123,9 @@ def limit_threads(threads: int) -> None:
     faiss: Any = sys.modules.get("faiss")
     if faiss is not None:
         faiss.omp_set_num_threads(threads)
+
+
+def give_way() -> None:
+    """Lower the priority of the calling thread (Linux counts niceness per thread): it loads, while others answer or wait for answers."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,6 +1,7 @@
 """Exact scores for candidates that codes proposed: `refine` of an index.
 
     Refiner(store, factor).rescored(queries, found, depth)
+    Candidates.joined(candidates of parts of an index).best(depth)
 
 Codes of a few bits a dimension keep most of the ranking; the vectors themselves, memory-mapped float16 on disk, mend the
 rest. Only the pages of candidates are ever read.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +20,35 @@ from retort.indexing.merge import Hits
 from retort.indexing.opening import exact_scores
 from retort.indexing.vectors import VectorStore
 
-__all__ = ["Refiner"]
+__all__ = ["Candidates", "Refiner"]
 
 VECTORS_AT_ONCE = 8192
 MOST_FILTERED = 4096
+
+
+class Candidates(NamedTuple):
+    """What codes proposed for each query: all [queries, candidates], in no order; row -1 and scores -inf where there are no more."""
+
+    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    code_scores: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, found: Sequence[Self]) -> Self:
+        """The candidates of disjoint shards, whose code scores compare: one quantiser made all of them."""
+        return found[0] if len(found) == 1 else cls(*(np.concatenate(of, axis=1) for of in zip(*found, strict=True)))
+
+    def best(self, depth: int) -> Self:
+        """The `depth` of highest code score of each query, among equals those of lowest row: the same whichever way shards were joined."""
+        codes, rows = self.code_scores, self.rows
+        if rows.shape[1] <= depth:
+            return self
+        best = (-codes).argpartition(depth - 1, axis=1)[:, :depth]  # [queries, depth]
+        least = codes[np.arange(len(codes)), best[:, -1]]
+        for query in np.flatnonzero(((codes >= least[:, None]).sum(axis=1) > depth) & np.isfinite(least)):
+            best[query] = np.lexsort((rows[query], -codes[query]))[:depth]
+        chosen = np.arange(len(codes))[:, None], best
+        return type(self)(self.scores[chosen], rows[chosen], codes[chosen])
 
 
 class Refiner:
@@ -32,7 +59,7 @@ class Refiner:
         self.store, self.factor = store, factor
 
     def depth(self, k: int, allowed: NDArray[np.bool_] | None = None) -> int:
-        """How many candidates are asked of each shard for k hits.
+        """How many candidates are asked of each shard, and scored of all shards together, for k hits.
 
         More under a filter: what passes may lie far from the query, where scores are close and codes confuse them.
         """
@@ -41,22 +68,17 @@ class Refiner:
         share = max(int(np.count_nonzero(allowed)), 1) / max(1, len(allowed))
         return min(int(self.factor * k / math.sqrt(share)), max(MOST_FILTERED, self.factor * k))
 
-    def rescored(self, queries: NDArray[np.float32], found: Sequence[Hits], depth: int) -> Hits:
-        """The `depth` candidates of highest code score of each query, unsorted, with exact scores.
+    def candidates(self, queries: NDArray[np.float32], found: Sequence[Hits], depth: int) -> Candidates:
+        """The `depth` candidates of highest code score of each query, with exact scores.
 
         Args:
             queries: [n, dimension].
-            found: candidates of the shards, whose code scores compare: one quantiser made all of them.
+            found: the shards' hits by code score.
         """
-        scores, rows = found[0].scores, found[0].rows
-        if len(found) > 1:
-            scores = np.concatenate([hits.scores for hits in found], axis=1)
-            rows = np.concatenate([hits.rows for hits in found], axis=1)
-        if rows.shape[1] > depth:
-            best = (-scores).argpartition(depth - 1, axis=1)[:, :depth]
-            rows = rows[np.arange(len(rows))[:, None], best]
+        best = Candidates.joined([Candidates(hits.scores, hits.rows, hits.scores) for hits in found]).best(depth)
         # Ascending rows, so that the disk is read in one direction; -1 comes first.
-        rows = np.sort(rows, axis=1)
+        order = np.arange(len(best.rows))[:, None], best.rows.argsort(axis=1)
+        rows = best.rows[order]
         exact = np.full(rows.shape, -np.inf, dtype=np.float32)
         together = max(1, VECTORS_AT_ONCE // max(1, rows.shape[1]))
         for start in range(0, len(queries), together):
@@ -65,4 +87,9 @@ class Refiner:
             for query, of_query in enumerate(vectors.reshape(*own.shape, -1), start):
                 exact[query] = exact_scores(of_query, queries[query])
         exact[rows < 0] = -np.inf
-        return Hits(exact, rows)
+        return Candidates(exact, rows, best.code_scores[order])
+
+    def rescored(self, queries: NDArray[np.float32], found: Sequence[Hits], depth: int) -> Hits:
+        """As `candidates`, unsorted, without the code scores."""
+        scores, rows, _ = self.candidates(queries, found, depth)
+        return Hits(scores, rows)

@@ -29,7 +29,7 @@ from retort.errors import CorruptError, IncompatibleError, InputError, NotFoundE
 from retort.indexing.faiss_library import faiss
 from retort.indexing.merge import Hits, merge_shards
 from retort.indexing.opening import Shard, verified
-from retort.indexing.refine import Refiner
+from retort.indexing.refine import Candidates, Refiner
 from retort.indexing.vectors import Similarity, VectorStore
 from retort.store import Artefact, Store, cache_root
 from retort.store.files import storage_errors
@@ -230,17 +230,38 @@ class ShardedIndex:
         Raises IncompatibleError for vectors of another dimension, InputError for NaN, infinity, k < 1 or a mask of another length.
         """
         queries = checked_queries(vectors, k, self.dimension, self._artefact)
-        if allowed is not None:
-            _check_mask(allowed, len(self), self._artefact)
-        depth = k if self._refiner is None else self._refiner.depth(k, allowed)
-        # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
-        if self._pool is not None and len(queries) == 1:
-            found = list(self._pool.map(lambda shard: _search_with(shard, queries, depth, 1, allowed), self._shards))
-        else:
-            found = [_search_with(shard, queries, depth, self._threads, allowed) for shard in self._shards]
+        depth = self.depth(k, allowed)
+        found = self._found(queries, depth, allowed)
         if self._refiner is not None:
             found = [self._refiner.rescored(queries, found, depth)]
         return merge_shards(found, k, self.passage_ids)
+
+    def depth(self, k: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """How many candidates a search for k hits looks at: k, unless the index refines."""
+        return k if self._refiner is None else self._refiner.depth(k, allowed)
+
+    def candidates(
+        self, vectors: NDArray[np.float32], depth: int, allowed: NDArray[np.bool_] | None = None
+    ) -> Candidates:
+        """What the open shards have to say to a search of all of them: their best `depth`, to be joined with others'.
+
+        Arguments and errors as `search`.
+        """
+        queries = checked_queries(vectors, depth, self.dimension, self._artefact)
+        found = self._found(queries, depth, allowed)
+        if self._refiner is not None:
+            return self._refiner.candidates(queries, found, depth)
+        scores, rows = merge_shards(found, depth, self.passage_ids)
+        return Candidates(scores, rows, scores)
+
+    def _found(self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.bool_] | None) -> list[Hits]:
+        """The best `depth` of each shard, by the scores that it keeps."""
+        if allowed is not None:
+            _check_mask(allowed, len(self), self._artefact)
+        # One query is one thread's work inside FAISS; several threads help it only by taking a shard each.
+        if self._pool is not None and len(queries) == 1:
+            return list(self._pool.map(lambda shard: _search_with(shard, queries, depth, 1, allowed), self._shards))
+        return [_search_with(shard, queries, depth, self._threads, allowed) for shard in self._shards]
 
     def passage_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The user's passage ids of these rows (none may be -1)."""

@@ -19,15 +19,17 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.experimental import internal_kv
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from retort.errors import BusyError, RetortError
-from retort.resources import Resources, available_cores, limit_threads
+from retort.errors import BusyError, OverloadedError, RetortError
+from retort.indexing.refine import Candidates
+from retort.releases.release import ArtefactRef, load_release
+from retort.resources import Resources, available_cores, give_way, limit_threads
 from retort.serving import tracing
 from retort.serving.api import create_app
 from retort.serving.front import haproxy_binary, haproxy_environment, private_folder
@@ -43,6 +45,9 @@ APPLICATION = "retort"
 DEPLOYMENT = "search"
 SHARD_DEPLOYMENT = "shard"
 _SHARD_ONGOING = 8
+_SHARD_BUSY = (
+    1  # a search replica asks a part one thing at a time: one search waiting behind another is a queue already
+)
 _SHARD_QUEUED = 32
 _LOCAL_DRAIN_S = 1.0
 # Serve makes a line for every request even where it is thrown away; ours are `journal.py`'s.
@@ -106,15 +111,29 @@ class ShardReplica:
     """One replica of one part of a scattered index: its shards, and nothing else."""
 
     def __init__(self, settings: dict[str, Any], part: int, parts: int) -> None:
-        """Open nothing yet: what is searched is named by each question."""
+        """Open what is served now, so that a replica that comes under load answers at once; whatever else is asked about is opened then."""
         given = ReplicaSettings.model_validate(settings)
         limit_threads(given.threads)
-        self._server = PartServer(open_store(given.store), part, parts, given.threads)
+        store = open_store(given.store)
+        self._server = PartServer(store, part, parts, given.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="retort-part")
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="retort-part-open", initializer=give_way)
+        try:
+            release = given.release if given.target.release is None else load_release(store, given.target.release)
+            assert release is not None, "checked by the model"
+            self._server.prepare(release.index)
+        except (RetortError, OSError) as error:  # search replicas say so, and may serve an older one
+            log.warning("part %d cannot open the index of the newest release: %s", part, error)
 
-    async def search(self, query: PartQuery) -> tuple[Any, Any]:
-        """Scores and rows [n, k]."""
+    async def search(self, query: PartQuery) -> Candidates:
+        """Candidates [n, <= depth]."""
+        if not self._server.holds(query.index):
+            await self.prepare(query.index)
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._server.search, query)
+
+    async def prepare(self, index: ArtefactRef) -> None:
+        """Open an index on a thread beside the one that searches; raises what is wrong with it."""
+        await asyncio.get_running_loop().run_in_executor(self._opener, self._server.prepare, index)
 
 
 class _HandlePart:
@@ -124,6 +143,16 @@ class _HandlePart:
         # Asked from the lane's thread, which waits; in throughput-optimised mode a handle would need that thread's event loop.
         handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
         self._handle = handle
+
+    def prepare(self, index: ArtefactRef, timeout_s: float) -> None:
+        """Have every replica open it; OverloadedError while there is none to do so."""
+        try:
+            self._handle.prepare.remote(index).result(
+                timeout_s=timeout_s
+            )  # waits for a replica to be there, as a broadcast does not
+            self._handle.broadcast("prepare", index).results(timeout_s=timeout_s)
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise OverloadedError(f"A part of the index is not there just now: {error!r}") from None
 
     def search(self, query: PartQuery) -> Any:
         """Ask it."""
@@ -170,7 +199,6 @@ def application(
     allotment = resources.resolve()
     arguments = settings.model_dump(mode="json")
     common: dict[str, Any] = {
-        **scaling(allotment.workers, max_replicas, settings.target.max_batch_queries),
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 30.0,
         "max_constructor_retry_count": 1,
@@ -180,6 +208,7 @@ def application(
     shards = [
         shard.options(
             **common,
+            **scaling(allotment.workers, max_replicas, _SHARD_BUSY),
             name=f"{SHARD_DEPLOYMENT}-{part}",
             ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": 0},
             max_ongoing_requests=_SHARD_ONGOING,
@@ -191,6 +220,8 @@ def application(
     shell: Any = serve.deployment(serve.ingress()(SearchReplica))
     deployment = shell.options(
         **common,
+        # A replica does best with half a batch waiting.
+        **scaling(allotment.workers, max_replicas, max(8, settings.target.max_batch_queries // 2)),
         name=DEPLOYMENT,
         ray_actor_options={"num_cpus": allotment.cpus_per_worker, "num_gpus": allotment.gpus_per_worker},
         max_ongoing_requests=max_ongoing_requests,

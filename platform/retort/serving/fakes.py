@@ -118,7 +118,10 @@ class WordCounter:
 
 
 def make_searcher(
-    passages: Sequence[dict[str, Any]] = PASSAGES, encoders: Sequence[str] = ("words",), **options: Any
+    passages: Sequence[dict[str, Any]] = PASSAGES,
+    encoders: Sequence[str] = ("words",),
+    index: type[ExactIndex] = ExactIndex,
+    **options: Any,
 ) -> Searcher:
     """A searcher over these passages, with as many encoders as there are names; `options` are those of Searcher."""
     texts = [f"{passage['title']}\n{passage['text']}" for passage in passages]
@@ -128,7 +131,7 @@ def make_searcher(
     return Searcher(
         made,
         encoders[0],
-        ExactIndex([passage["passage_id"] for passage in passages], vectors),
+        index([passage["passage_id"] for passage in passages], vectors),
         Table(passages),
         **options,
     )

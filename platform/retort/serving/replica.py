@@ -128,9 +128,9 @@ def open_replica(settings: ReplicaSettings, replica: str, parts_of_index: Sequen
     return Running(engine, gate, follower, ring)
 
 
-def scaling(replicas: int, most: int | None, batch_queries: int) -> dict[str, Any]:
-    """Serve's options for a fixed number of replicas, or between two by requests in flight. A replica does best with half a batch waiting; the windows are
-    long and the steps small, because replicas that come and go cost more than one that idles."""
+def scaling(replicas: int, most: int | None, in_flight: int) -> dict[str, Any]:
+    """Serve's options for a fixed number of replicas, or between two so that each has so many requests in flight. The windows are long and the steps
+    small, because replicas that come and go cost more than one that idles."""
     if most is None or most == replicas:
         return {"num_replicas": replicas}
     return {
@@ -138,9 +138,9 @@ def scaling(replicas: int, most: int | None, batch_queries: int) -> dict[str, An
             "min_replicas": replicas,
             "initial_replicas": replicas,
             "max_replicas": most,
-            "target_ongoing_requests": max(8, batch_queries // 2),
-            "look_back_period_s": 10.0,
-            "upscale_delay_s": 10.0,
+            "target_ongoing_requests": in_flight,
+            "look_back_period_s": 12.0,
+            "upscale_delay_s": 12.0,
             "downscale_delay_s": 120.0,
             "upscaling_factor": 0.5,
             "downscaling_factor": 0.3,

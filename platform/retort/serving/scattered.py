@@ -4,8 +4,8 @@
                         a part that has not answered by its deadline
     PartServer          one part: opens its shards of whichever index it is asked about, and keeps the last two
 
-Every question carries the index it is about (key and digest), and a part that does not hold that one yet opens it: a change of
-the release needs no message to anybody. Part j of n holds the shards whose number leaves j when divided by n, so that an index
+Every question carries the index it is about (key and digest), so that two releases are answered side by side. Before one is taken up,
+every process of every part is told to open its index (`prepare`); one that is asked about an index unprepared opens it then. Part j of n holds the shards whose number leaves j when divided by n, so that an index
 with another number of shards needs no other deployments.
 """
 
@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from retort.errors import OverloadedError
 from retort.indexing.merge import Hits, merge_shards
+from retort.indexing.refine import Candidates
 from retort.indexing.search import ShardedIndex, checked_queries
 from retort.releases.release import ArtefactRef
 from retort.store import Artefact, Store
@@ -37,15 +39,17 @@ _KEPT = 2
 _OPEN_TIMEOUT_S = 600.0
 _SUSPECT_S = 5.0
 _SUSPECT_WAIT_S = 0.05
+_CALLERS = 4  # threads that may search at the same time: lanes, and whoever opens the next release
 
 
 @dataclass(frozen=True)
 class PartQuery:
-    """What a part is asked: vectors [n, dimension] float32, the index they are for, and which rows may be found (packed bits)."""
+    """What a part is asked: vectors [n, dimension] float32, the index they are for, how many candidates it may name for each, and
+    which rows may be found (packed bits)."""
 
     index: ArtefactRef
     vectors: NDArray[np.float32]
-    k: int
+    depth: int
     allowed: bytes | None = None
 
 
@@ -53,7 +57,7 @@ class Answer(Protocol):
     """A part's answer to come; Ray Serve's DeploymentResponse is one."""
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """(scores, rows), each [n, <= k]; TimeoutError when late, any exception when the part is in trouble."""
+        """Candidates [n, <= depth]; TimeoutError when late, any exception when the part is in trouble."""
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
@@ -61,6 +65,9 @@ class Answer(Protocol):
 
 class Part(Protocol):
     """One part, wherever it is."""
+
+    def prepare(self, index: ArtefactRef, timeout_s: float) -> None:
+        """Open an index in every process of this part, beside what it answers; raises what is wrong with it."""
 
     def search(self, query: PartQuery) -> Answer:
         """Ask it."""
@@ -70,7 +77,7 @@ class ScatteredIndex:
     """An index by its parts. Safe to search from several threads."""
 
     def __init__(self, artefact: Artefact, parts: Sequence[Part], timeout_s: float) -> None:
-        """Wait until every part has opened the index; raises what a part says is wrong with it."""
+        """Wait until every process of every part has opened the index; raises what one says is wrong with it."""
         self._ref = ArtefactRef.of(artefact)
         self._whole = ShardedIndex.open(artefact, shards=())  # its description and passage ids; no shard of it
         self._parts, self._timeout_s = list(parts), timeout_s
@@ -78,8 +85,10 @@ class ScatteredIndex:
         self._missing = threading.local()
         self._suspect_until: dict[int, float] = {}
         self.passage_space, self.dimension = self._whole.passage_space, self._whole.dimension
-        probe = np.zeros((1, self.dimension), dtype=np.float32)
-        self._ask(probe, 1, None, _OPEN_TIMEOUT_S, strict=True)
+        # Each answer is waited for on a thread of its own: behind a part that is silent, another's must not be missed.
+        self._waiters = ThreadPoolExecutor(_CALLERS * len(self._parts), thread_name_prefix="retort-parts")
+        for opened in [self._waiters.submit(part.prepare, self._ref, _OPEN_TIMEOUT_S) for part in self._parts]:
+            opened.result()
 
     def __len__(self) -> int:
         return len(self._whole)
@@ -101,12 +110,14 @@ class ScatteredIndex:
         Raises OverloadedError when none did.
         """
         queries = checked_queries(vectors, k, self.dimension, self._ref.name)
+        depth = self._whole.depth(k, allowed)
         if self._shown is not None:
             allowed = self._shown if allowed is None else allowed & self._shown
-        found = self._ask(queries, k, allowed, self._timeout_s, strict=False)
+        found = self._ask(queries, depth, allowed)
         if not found:
             raise OverloadedError("No shard of the index answered in time: send the request again.")
-        return merge_shards(found, k, self.passage_ids)
+        best = Candidates.joined(found).best(depth)
+        return merge_shards([Hits(best.scores, best.rows)], k, self.passage_ids)
 
     def take_missing(self) -> list[int]:
         """Shards that were left out in this thread's searches since the last call."""
@@ -118,23 +129,22 @@ class ScatteredIndex:
         noted: set[int] = getattr(self._missing, "shards", set())
         return noted
 
-    def _ask(
-        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None, timeout_s: float, *, strict: bool
-    ) -> list[Hits]:
+    def _ask(self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.bool_] | None) -> list[Candidates]:
+        """The candidates of the parts that answered in time; the others are noted as missing."""
         bits = None if allowed is None else np.packbits(allowed).tobytes()
-        query = PartQuery(self._ref, queries, k, bits)
-        answers = [part.search(query) for part in self._parts]
+        query = PartQuery(self._ref, queries, depth, bits)
         began = time.monotonic()
-        found = []
-        for number, answer in enumerate(answers):
+        asked: list[tuple[Answer, bool, Future[Any]]] = []
+        for number, answer in enumerate([part.search(query) for part in self._parts]):
             # One that was late just now may not hold up every batch; it is asked all the same, and is back when it answers.
-            suspect = not strict and began < self._suspect_until.get(number, 0.0)
-            deadline = began + (min(timeout_s, _SUSPECT_WAIT_S) if suspect else timeout_s)
+            suspect = began < self._suspect_until.get(number, 0.0)
+            wait_s = min(self._timeout_s, _SUSPECT_WAIT_S) if suspect else self._timeout_s
+            asked.append((answer, suspect, self._waiters.submit(answer.result, timeout_s=wait_s)))
+        found = []
+        for number, (answer, suspect, waited) in enumerate(asked):
             try:
-                scores, rows = answer.result(timeout_s=max(0.0, deadline - time.monotonic()))
+                found.append(Candidates(*waited.result()))
             except Exception as error:  # late, dead, or broken: the others answer
-                if strict:
-                    raise
                 answer.cancel()
                 if not suspect:
                     log.warning("part %d of index %s left out: %r", number, self._ref.name, error)
@@ -143,41 +153,57 @@ class ScatteredIndex:
                 self._missing.shards = {*self._noted(), *shards_of(number, len(self._parts), total)}
             else:
                 self._suspect_until.pop(number, None)
-                found.append(Hits(scores, rows))
         return found
 
 
 class PartServer:
-    """One part's shards. Safe from several threads."""
+    """One part's shards. Safe from several threads; while one opens an index, others search those that are open."""
 
     def __init__(self, store: Store, part: int, parts: int, threads: int = 1) -> None:
         self._store, self._part, self._parts, self._threads = store, part, parts, threads
         self._open: LRUCache[str, ShardedIndex] = LRUCache(_KEPT)
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
 
-    def search(self, query: PartQuery) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and rows [n, k] of this part's shards, best first."""
+    def search(self, query: PartQuery) -> Candidates:
+        """The best candidates [n, <= depth] of this part's shards."""
         index = self._index(query.index)
         if not index.shard_count:
             shape = (len(query.vectors), 0)
-            return np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.int64)
+            none = np.zeros(shape, dtype=np.float32)
+            return Candidates(none, np.zeros(shape, dtype=np.int64), none)
         allowed = None
         if query.allowed is not None:
             bits = np.frombuffer(query.allowed, dtype=np.uint8)
             allowed = np.unpackbits(bits, count=len(index)).astype(np.bool_)
-        hits = index.search(query.vectors, query.k, allowed)
-        return hits.scores, hits.rows
+        return index.candidates(query.vectors, query.depth, allowed)
+
+    def holds(self, ref: ArtefactRef) -> bool:
+        """Whether this index is open."""
+        with self._lock:
+            return ref.digest in self._open
+
+    def prepare(self, ref: ArtefactRef) -> None:
+        """Open this part's shards of an index, if they are not; raises what is wrong with it."""
+        self._index(ref)
 
     def _index(self, ref: ArtefactRef) -> ShardedIndex:
-        with self._lock:
-            found = self._open.get(ref.digest)
+        found = self._opened(ref)
+        if found is not None:
+            return found
+        with self._opening:
+            found = self._opened(ref)  # by another, while this one waited
             if found is None:
                 artefact = ref.find(self._store)
                 total = len(artefact.json("index.json")["shards"])
-                found = ShardedIndex.open(
-                    artefact, threads=self._threads, shards=shards_of(self._part, self._parts, total)
-                )
-                self._open[ref.digest] = found
+                shards = shards_of(self._part, self._parts, total)
+                found = ShardedIndex.open(artefact, threads=self._threads, shards=shards)
+                with self._lock:
+                    self._open[ref.digest] = found
+            return found
+
+    def _opened(self, ref: ArtefactRef) -> ShardedIndex | None:
+        with self._lock:
+            found: ShardedIndex | None = self._open.get(ref.digest)
             return found
 
 

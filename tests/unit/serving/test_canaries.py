@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from retort.errors import CorruptError
+from retort.errors import CorruptError, OverloadedError
 from retort.releases.release import Canary
 from retort.serving.canaries import check_canaries, check_own_queries
 from retort.serving.fakes import PASSAGES, ExactIndex, Table, WordEncoder, make_searcher
 from retort.serving.searcher import Searcher
 
+CANARY = Canary(query="open file", expect=["p0"])
 MANY = [
     {**PASSAGES[0], "passage_id": f"m{number}", "doc_id": f"d{number}", "title": "", "text": f"only word{number}"}
     for number in range(60)
@@ -34,6 +35,17 @@ def test_a_good_release_passes():
 def test_vectors_that_are_not_finite_are_found():
     with pytest.raises(CorruptError, match="not finite"):
         check_own_queries(searcher(lambda vectors: np.where(vectors > 0, np.nan, vectors)), "words")
+
+
+def test_an_answer_without_some_shards_says_nothing_about_the_release():
+    class Leaky(ExactIndex):
+        def take_missing(self):
+            return [1, 4]
+
+    away = make_searcher(index=Leaky)
+    for check in (lambda: check_own_queries(away, "words"), lambda: check_canaries(away, [CANARY])):
+        with pytest.raises(OverloadedError, match="Shards 1, 4 did not answer"):
+            check()
 
 
 def test_rows_that_do_not_belong_to_their_passages_are_found():

@@ -2,19 +2,23 @@
 
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
 
 import numpy as np
 import pytest
+from ray.serve.config import AutoscalingConfig
 from tests.serving_world import index_in, opened_world
 
 from retort.errors import CorruptError, OverloadedError
 from retort.indexing.search import ShardedIndex
 from retort.releases.release import ArtefactRef
+from retort.resources import Resources
 from retort.serving.config import ServeConfig
-from retort.serving.replica import scaling
-from retort.serving.scattered import PartServer, ScatteredIndex, shards_of
+from retort.serving.deployments import application
+from retort.serving.replica import ReplicaSettings, ReplicaTarget, scaling
+from retort.serving.scattered import PartQuery, PartServer, ScatteredIndex, shards_of
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def world(tmp_path_factory):
 
 
 class LocalPart:
-    """A part on a thread of this process; `hold` keeps its answers back."""
+    """A part on threads of this process; `hold` keeps its answers back."""
 
     def __init__(self, server):
         self.server, self.pool, self.hold, self.asked, self.cancelled = (
@@ -36,6 +40,9 @@ class LocalPart:
             0,
         )
         self.hold.set()
+
+    def prepare(self, index, timeout_s):
+        self.server.prepare(index)
 
     def search(self, query):
         self.asked.append(query)
@@ -49,6 +56,8 @@ class LocalPart:
 
         class Pending:
             def result(self, timeout_s=None):
+                if timeout_s == 0:  # Ray's fetch begins with this call: what is there already has not come yet
+                    raise TimeoutError
                 try:
                     return future.result(timeout_s)
                 except LateError:
@@ -119,6 +128,17 @@ def test_a_late_part_is_left_out_and_named_and_comes_back(world):
     assert np.array_equal(index.search(vectors, 5).rows, whole.search(vectors, 5).rows) and index.take_missing() == []
 
 
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_one_silent_part_takes_no_other_out(world, silent):
+    index, parts = scattered(world, world.five, 3, timeout_s=0.2)
+    parts[silent].hold.clear()
+    vectors = queries(world, 2)
+    for _ in range(3):
+        index.search(vectors, 50)
+        assert index.take_missing() == list(shards_of(silent, 3, 5))
+    parts[silent].hold.set()
+
+
 def test_without_any_part_there_is_no_answer(world):
     index, parts = scattered(world, world.five, 2, timeout_s=0.1)
     for part in parts:
@@ -138,6 +158,41 @@ def test_each_question_names_its_index_so_a_change_needs_no_message(world):
         assert np.array_equal(index.search(vectors, 4).rows, ShardedIndex.open(artefact).search(vectors, 4).rows)
 
 
+def test_while_an_index_is_opened_another_is_searched(world, monkeypatch):
+    server, vectors = PartServer(world.store, 0, 1), queries(world, 2)
+    first, second = ArtefactRef.of(world.five), ArtefactRef.of(world.index)
+    server.prepare(first)
+    entered, go_on, real = threading.Event(), threading.Event(), ShardedIndex.open
+
+    def slow(artefact, **options):
+        entered.set()
+        assert go_on.wait(10)
+        return real(artefact, **options)
+
+    monkeypatch.setattr(ShardedIndex, "open", slow)
+    with ThreadPoolExecutor(2) as pool:
+        opening = pool.submit(server.prepare, second)
+        assert entered.wait(10)
+        pool.submit(server.search, PartQuery(first, vectors, 3)).result(timeout=5)
+        assert not server.holds(second) and not opening.done()
+        go_on.set()
+        opening.result(timeout=10)
+    assert server.holds(first) and server.holds(second)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-pq"])
+def test_refined_hits_are_those_of_one_process_too(world, kind, parts):
+    artefact = index_in(world, f"refined-{kind}", shards=5, kind=kind, refine=2)
+    whole, vectors = ShardedIndex.open(artefact), queries(world)
+    index, _ = scattered(world, artefact, parts)
+    hidden = np.random.default_rng(1).random(len(whole)) < 0.2
+    for k in (1, 3, 9):
+        for ours, theirs in ((index, whole), (index.hiding(hidden), whole.hiding(hidden))):
+            one, other = ours.search(vectors, k), theirs.search(vectors, k)
+            assert np.array_equal(one.rows, other.rows) and np.array_equal(one.scores, other.scores)
+
+
 def test_an_index_that_a_part_cannot_open_is_not_taken_up(world):
     lost = ArtefactRef.of(world.five).model_copy(update={"digest": "0" * 64})
     server = PartServer(world.store, 0, 1)
@@ -148,10 +203,30 @@ def test_an_index_that_a_part_cannot_open_is_not_taken_up(world):
         ScatteredIndex(world.five, [part], 5)
 
 
+def test_parts_scale_by_what_waits_for_them():
+    target = ReplicaTarget(
+        release="live",
+        max_batch_queries=64,
+        max_queued_queries=10,
+        max_query_chars=99,
+        max_rerank=1,
+        request_timeout_s=3,
+    )
+    settings = ReplicaSettings(store="unused", threads=1, target=target)
+    made = application(settings, Resources(threads=1), max_ongoing_requests=9, drain_s=1, max_replicas=4, parts=2)
+    search = made._bound_deployment
+    shards = [part._bound_deployment for part in search.init_args[1:]]
+    wanted = [one._deployment_config.autoscaling_config.target_ongoing_requests for one in (search, *shards)]
+    assert wanted == [32, 1, 1]
+
+
 def test_scaling_is_a_number_or_two():
-    assert scaling(2, None, 64) == scaling(2, 2, 64) == {"num_replicas": 2}
-    auto = scaling(1, 4, 64)["autoscaling_config"]
+    assert scaling(2, None, 32) == scaling(2, 2, 32) == {"num_replicas": 2}
+    auto = scaling(1, 4, 32)["autoscaling_config"]
     assert (auto["min_replicas"], auto["max_replicas"], auto["target_ongoing_requests"]) == (1, 4, 32)
     assert auto["look_back_period_s"] <= min(auto["upscale_delay_s"], auto["downscale_delay_s"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AutoscalingConfig(**auto)
     with pytest.raises(ValueError, match="less than replicas"):
         ServeConfig(index="x", replicas=3, max_replicas=2)
