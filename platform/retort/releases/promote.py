@@ -11,7 +11,7 @@ keeps hidden what somebody asked to delete since.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,7 @@ from retort.errors import BusyError, CorruptError, InputError, NotFoundError
 from retort.releases.masks import masked_ref, read_mask, requested
 from retort.releases.release import (
     POINTER,
+    ROLLED_BACK,
     Release,
     check_compatible,
     load_release,
@@ -127,16 +128,29 @@ def promote_change(
 
 
 def rollback(
-    store: Store, name: str, version: int | None = None, checks: Sequence[Check] = (check_whole,)
+    store: Store,
+    name: str,
+    version: int | None = None,
+    checks: Sequence[Check] = (check_whole,),
+    *,
+    avoid: Collection[int] = (),
 ) -> tuple[int, Release]:
     """Serve again what an earlier version held (default: the one before the current); returns the new version and its release.
+
+    `avoid`: versions that are known to be bad; without `version`, none that holds the same as one of them is gone back to.
 
     Raises NotFoundError if there is no such version or what it names was collected.
     """
     moves = history(store, name)
     current = moves[0]
     if version is None:
-        earlier = [move for move in moves[1:] if not _same(move.release, current.release)]
+        bad = [move.release for move in moves if move.version in avoid]
+        earlier = [
+            move
+            for move in moves[1:]
+            if not _same(move.release, current.release)
+            and not any(_same(move.release, release, but={"masked"}) for release in bad)
+        ]
         if not earlier:
             raise NotFoundError(f"Release {name!r} has no earlier version to go back to (it is at {current.version}).")
         target = earlier[0]
@@ -152,7 +166,7 @@ def rollback(
     mask = {**read_mask(store, target.release), **requested(read_mask(store, current.release))}
     release = target.release.model_copy(update={"masked": masked_ref(store, mask, name)})
     moved = promote(
-        store, release, checks, note=f"rolled back to version {target.version}", expected_version=current.version
+        store, release, checks, note=f"{ROLLED_BACK} to version {target.version}", expected_version=current.version
     )
     return moved, load_release(store, name)
 
@@ -175,7 +189,7 @@ def release_names(store: Store) -> list[str]:
     return sorted(folder.removeprefix(POINTER) for folder in folders if folder.startswith(POINTER))
 
 
-def _same(one: Release, other: Release) -> bool:
-    """Whether both serve the same."""
-    ignored = {"note", "moved", "created", "origin"}
+def _same(one: Release, other: Release, but: Collection[str] = ()) -> bool:
+    """Whether both serve the same, apart from the fields `but`."""
+    ignored = {"note", "moved", "created", "origin", *but}
     return one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from retort.config import describe_validation
 from retort.errors import BusyError, CorruptError, IncompatibleError, NotFoundError
-from retort.releases.routing import Routing
+from retort.releases.routing import Guard, Routing
 from retort.store import Artefact, Store
 from retort.store.pointers import Pointer
 
 POINTER = "release-"
+ROLLED_BACK = "rolled back"
 _EXAMPLES = 5
 _EXAMPLE_CHARS = (12, 80)
 
@@ -90,6 +91,18 @@ class Release(BaseModel):
         default="", description="Why the pointer was moved to it: promoted, masked, re-indexed, rolled back."
     )
     moved: str | None = Field(default=None, description="When the pointer was moved to it, ISO 8601 UTC.")
+
+    @property
+    def to_watch(self) -> Guard | None:
+        """What judges it after its pointer was moved to it; None where there is no guard, and for what was gone back to: it was good before."""
+        guard = self.routing.guard if self.routing else None
+        return None if self.note.startswith(ROLLED_BACK) else guard
+
+    def moved_ago_s(self) -> float:
+        """Seconds since the pointer was moved to it; 0 where nothing says when."""
+        if self.moved is None:
+            return 0.0
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(self.moved)).total_seconds())
 
     @model_validator(mode="after")
     def _default_is_there(self) -> Self:

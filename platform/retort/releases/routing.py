@@ -58,7 +58,9 @@ class Guard(_Part):
 
     max_error_share: float = Field(default=0.05, ge=0, le=1, description="More errors of ours than this share.")
     max_p95_ms: float | None = Field(
-        default=None, gt=0, description="95 % of the requests take longer than this at best."
+        default=None,
+        gt=0,
+        description="A p95 above this, in milliseconds: of plain single searches, without their wait in the queue.",
     )
     min_requests: int = Field(default=50, ge=1, description="Requests to see before judging.")
     watch_s: float = Field(default=600.0, gt=0, description="Seconds after the change in which it may be taken back.")

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from retort.errors import RetortError, StorageError
+from retort.errors import OverloadedError, RetortError, StorageError
 from retort.releases.promote import rollback
 from retort.releases.release import Release, newest_version, release_at
 from retort.releases.usage import announce, withdraw
+from retort.resources import give_way
 from retort.serving.engine import SearchEngine
 from retort.serving.models import RefusedChange
 from retort.serving.served import Served
@@ -30,8 +31,9 @@ from retort.store import Store
 log = logging.getLogger(__name__)
 
 Open = Callable[[Release, int], Served]
-_NICENESS = 10
 _OLDER = 5
+_PASSING = (StorageError, OverloadedError, OSError)
+"""What the store or a part of the index cannot give just now is no fault of a release: it is tried again."""
 _ANNOUNCE_S = 60.0
 
 
@@ -54,8 +56,7 @@ def first_served(store: Store, name: str, open_: Open, replica: str = "replica")
         _hold(store, replica, [release])
         return open_(release, newest), None
     except Exception as error:  # whatever is wrong with it, an older one may be good
-        # What the store cannot give just now is no fault of the release: the follower will try it again.
-        refused = None if isinstance(error, StorageError | OSError) else _refusal(newest, error)
+        refused = None if isinstance(error, _PASSING) else _refusal(newest, error)
         for version in range(newest - 1, max(0, newest - 1 - _OLDER), -1):
             with suppress(Exception):
                 older, _ = release_at(store, name, version)
@@ -79,6 +80,7 @@ class ReleaseFollower:
         """Assign another to follow another release; the thread takes it up at its next look."""
         self._seen = (target.name, max(engine.served.identity.version, _version_of(engine.refused)))
         self._judged: tuple[str, int] | None = None
+        self._refused = deque([engine.refused.version] if engine.refused else [], maxlen=_OLDER)
         self._ended = threading.Event()
         self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="retort-release", daemon=True)
@@ -118,18 +120,20 @@ class ReleaseFollower:
     def guard(self) -> bool:
         """Take the release back if its guard says so; returns whether the pointer was moved.
 
-        Only from the version that was judged: of several replicas that judge alike, one moves the pointer.
+        Only from the version that was judged, or one that was refused since: of several replicas that judge alike, one moves the pointer.
         """
         served, target = self._engine.served, self.target
         version = served.identity.version
         reason = served.watch.verdict(time.monotonic())
-        if reason is None or self._judged == (target.name, version) or self._seen != (target.name, version):
+        if reason is None or served.identity.release != target.name:
             return False
-        self._judged = (target.name, version)
-        if newest_version(self._store, target.name) != version:
+        newest = newest_version(self._store, target.name)
+        if newest not in (version, *self._refused) or self._judged == (target.name, newest):
             return False
+        self._judged = (target.name, newest)
         try:
-            now, _ = rollback(self._store, target.name, checks=())  # a replica checks whatever it opens
+            # A replica checks whatever it opens; what this one has refused would be refused again.
+            now, _ = rollback(self._store, target.name, checks=(), avoid={version, *self._refused})
         except RetortError as error:
             log.error("release %r version %d: %s; it cannot be taken back: %s", target.name, version, reason, error)
             return False
@@ -147,8 +151,9 @@ class ReleaseFollower:
             _hold(self._store, self._replica, held)
 
     def _refuse(self, name: str, version: int, error: Exception) -> None:
-        if not isinstance(error, StorageError | OSError):
-            self._seen = (name, version)  # what the store cannot give just now is tried again, all else is settled
+        if not isinstance(error, _PASSING):
+            self._seen = (name, version)
+            self._refused.append(version)
         refused, known = _refusal(version, error), self._engine.refused
         if known and (known.version, known.reason) == (refused.version, refused.reason):
             return
@@ -159,9 +164,7 @@ class ReleaseFollower:
         log.error("release %r version %d is not served, %d goes on: %s", name, version, at, error, exc_info=ours)
 
     def _run(self) -> None:
-        with suppress(OSError, AttributeError):
-            # Linux counts niceness per thread: loading must not take the cores from those who wait for answers.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        give_way()
         while not self._ended.wait(self.target.poll_s * random.uniform(0.75, 1.25)):
             try:
                 self.guard()

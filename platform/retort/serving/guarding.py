@@ -18,7 +18,7 @@ _KEPT = 2000
 
 @dataclass
 class Watch:
-    """What was seen of one release since `began_s` (on the clock of `note` and `verdict`)."""
+    """What was seen of one release, whose time began at `began_s` (on the clock of `verdict`)."""
 
     guard: Guard | None
     began_s: float
@@ -27,14 +27,22 @@ class Watch:
     _requests: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, milliseconds: float, *, failed: bool) -> None:
-        """One request was answered, or failed by our fault (a mistake, or the deadline); refusals when full are neither."""
+    def answered(self, milliseconds: float | None) -> None:
+        """One request was answered; None: its time says nothing of the release."""
         if self.guard is None:
             return
         with self._lock:
             self._requests += 1
-            self._errors += failed
-            self._times_ms.append(milliseconds)
+            if milliseconds is not None:
+                self._times_ms.append(milliseconds)
+
+    def failed(self) -> None:
+        """One request failed by our fault (a mistake, or the deadline). A refusal when full is no failure."""
+        if self.guard is None:
+            return
+        with self._lock:
+            self._requests += 1
+            self._errors += 1
 
     def verdict(self, now_s: float) -> str | None:
         """Why the release is to be taken back; None while there is no reason, or once the time to watch has passed."""
@@ -47,7 +55,9 @@ class Watch:
             return None
         if errors > guard.max_error_share * requests:
             return f"{errors} of {requests} requests failed; its guard allows {guard.max_error_share:.1%}"
+        if guard.max_p95_ms is None or len(times) < guard.min_requests:
+            return None
         p95 = float(np.percentile(times, 95))
-        if guard.max_p95_ms is not None and p95 > guard.max_p95_ms:
-            return f"its p95 is {p95:.0f} ms over {len(times)} requests; its guard allows {guard.max_p95_ms:g} ms"
-        return None
+        if p95 <= guard.max_p95_ms:
+            return None
+        return f"its p95 is {p95:.0f} ms over {len(times)} requests; its guard allows {guard.max_p95_ms:g} ms"

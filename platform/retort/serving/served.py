@@ -52,9 +52,8 @@ class Served:
 
     @classmethod
     def of(cls, release: Release, version: int, searcher: Searcher, kept_answers: int = 0) -> Served:
-        """An opened release with everything that it says; the guard's time begins now."""
+        """An opened release with everything that it says; the guard's time began when the pointer was moved to it."""
         warm(release.routing)
-        guard = release.routing.guard if release.routing else None
         return cls(
             searcher=searcher,
             identity=ReleaseIdentity.of(release, version),
@@ -62,5 +61,5 @@ class Served:
             routing=release.routing,
             release=release,
             answers=AnswerCache(kept_answers),
-            watch=Watch(guard, time.monotonic()),
+            watch=Watch(release.to_watch, time.monotonic() - release.moved_ago_s()),
         )

@@ -121,6 +121,39 @@ def test_callers_cannot_make_the_guard_take_a_release_back():
     assert "1 of 1 requests failed" in watch.verdict(1)
 
 
+def test_only_plain_searches_tell_the_guard_how_slow_a_release_is():
+    watch = Watch(Guard(min_requests=1, max_p95_ms=1e-6), began_s=0)
+    made = engine(None, watch=watch)
+
+    async def scenario():
+        for body in ({"queries": ["x", "y"]}, {"query": "x", "k": 500}, {"query": "x", "filters": {"lang": "en"}}):
+            await made.search(SearchRequest(**body))
+        await asyncio.sleep(0.01)
+        before = watch.verdict(1)
+        await made.search(SearchRequest(query="x"))
+        await asyncio.sleep(0.01)
+        return before, watch.verdict(1)
+
+    before, after = asyncio.run(scenario())
+    assert before is None and "over 1 requests" in after
+
+
+def test_the_time_in_the_queue_is_not_the_releases():
+    searcher = make_searcher(PASSAGES, ("words",))
+    real = searcher.encoder("words")[1].encode
+    searcher.encoder("words")[1].encode = lambda texts, side: (time.sleep(0.05), real(texts, side))[1]
+    watch = Watch(Guard(min_requests=1, max_p95_ms=150), began_s=0)
+    made = engine(None, searcher=searcher, watch=watch)
+    made.limit(EngineLimits(max_batch_queries=1))
+
+    async def scenario():
+        answers = await asyncio.gather(*(made.search(SearchRequest(query=f"x{n}")) for n in range(8)))
+        await asyncio.sleep(0.01)
+        return max(answer.timings_ms.queue for answer in answers)
+
+    assert asyncio.run(scenario()) > 200 and watch.verdict(1) is None
+
+
 def test_a_release_may_only_route_to_encoders_it_has():
     from retort.releases.release import ArtefactRef, Release
 

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retort.errors import CorruptError, NotFoundError, StorageError
+from retort.errors import CorruptError, NotFoundError, OverloadedError, StorageError
 from retort.releases.release import ArtefactRef, Release, save_release
 from retort.releases.usage import in_use
 from retort.serving.engine import SearchEngine
@@ -178,16 +179,84 @@ def test_the_guard_takes_a_bad_release_back_once(store):
     engine, follower = guarded(store)
     assert engine.info().version == 2 and not follower.guard()
     for _ in range(3):
-        engine.served.watch.note(5, failed=True)
+        engine.served.watch.failed()
     assert follower.guard() and not follower.guard()
     assert follower.look() and (engine.info().version, engine.info().index) == (3, "a")
     assert metric(engine, "retort_release_changes_total", outcome="taken_back") == 1
 
 
+def fails(engine, times=3):
+    for _ in range(times):
+        engine.served.watch.failed()
+
+
+def test_what_was_gone_back_to_is_not_watched(store):
+    from retort.releases.routing import Guard, Routing
+
+    routing = Routing(guard=Guard(min_requests=3, max_error_share=0.5))
+    save_release(store, release(routing=routing))
+    save_release(store, release(index="b", routing=routing))
+    engine, follower = following(store, lambda release, version: Served.of(release, version, make_searcher()))
+    fails(engine)
+    assert follower.guard() and follower.look() and engine.info().index == "a"
+    fails(engine)
+    assert not follower.guard(), "else two would take turns without end"
+
+
+def test_a_replica_that_comes_later_does_not_judge_what_has_been_served_for_long(store):
+    from retort.releases.routing import Guard, Routing
+
+    ago = lambda seconds: (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()  # noqa: E731
+    save_release(store, release())
+    for index, moved, judges in (("b", ago(700), False), ("c", ago(300), True)):
+        guard = Routing(guard=Guard(min_requests=3, watch_s=600))
+        save_release(store, release(index=index, routing=guard, moved=moved))
+        engine, follower = following(store, lambda release, version: Served.of(release, version, make_searcher()))
+        fails(engine)
+        assert follower.guard() == judges
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_refused_is_not_gone_back_to(store, restarted):
+    from retort.releases.routing import Guard, Routing
+
+    def open_(release, version):
+        opened(release, version)
+        return Served.of(release, version, make_searcher())
+
+    save_release(store, release(index="a"))
+    engine, follower = following(store, open_)
+    save_release(store, release(index="bad"))
+    assert not follower.look() and engine.info().refused.version == 2
+    save_release(store, release(index="c", routing=Routing(guard=Guard(min_requests=3))))
+    assert follower.look()
+    if restarted:  # this one has not seen version 2, so it finds out by trying
+        engine, follower = following(store, open_)
+        fails(engine)
+        assert follower.guard() and not follower.look() and engine.info().refused.version == 4
+    fails(engine)
+    assert follower.guard() and follower.look() and engine.info().index == "a" and engine.refused is None
+
+
+def test_a_part_that_is_away_does_not_settle_a_version(store):
+    save_release(store, release())
+    away = [True, True]
+
+    def open_(release, version):
+        if version == 2 and away:
+            away.pop()
+            raise OverloadedError("part 1 is not there just now")
+        return opened(release, version)
+
+    engine, follower = following(store, open_)
+    save_release(store, release(index="b"))
+    assert [follower.look() for _ in range(3)] == [False, False, True] and engine.info().version == 2
+
+
 def test_a_release_that_was_changed_meanwhile_is_not_taken_back(store):
     engine, follower = guarded(store)
     for _ in range(3):
-        engine.served.watch.note(5, failed=True)
+        engine.served.watch.failed()
     save_release(store, release(index="c"))
     assert not follower.guard()
     assert follower.look() and engine.info().index == "c"

@@ -105,23 +105,31 @@ class TestGuard:
     def test_it_waits_for_enough_requests(self):
         watch = self.watch()
         for _ in range(9):
-            watch.note(5, failed=True)
+            watch.failed()
         assert watch.verdict(101) is None
-        watch.note(5, failed=True)
+        watch.failed()
         assert watch.verdict(101) == "10 of 10 requests failed; its guard allows 5.0%"
 
     def test_latency_is_judged_by_its_p95(self):
         watch = self.watch(max_p95_ms=100)
         for number in range(100):
-            watch.note(500 if number >= 96 else 20, failed=False)
+            watch.answered(500 if number >= 96 else 20)
         assert watch.verdict(101) is None
         for _ in range(10):
-            watch.note(500, failed=False)
+            watch.answered(500)
         assert "p95 is 500 ms" in watch.verdict(101)
+
+    def test_answers_whose_time_says_nothing_are_no_times(self):
+        watch = self.watch(max_p95_ms=100)
+        for number in range(50):
+            watch.answered(500 if number < 9 else None)
+        assert watch.verdict(101) is None
+        watch.answered(500)
+        assert "p95 is 500 ms over 10 requests" in watch.verdict(101)
 
     def test_it_judges_only_for_a_while_and_only_where_there_is_a_guard(self):
         watch, none = self.watch(), Watch(None, 0.0)
         for _ in range(20):
-            watch.note(5, failed=True)
-            none.note(5, failed=True)
+            watch.failed()
+            none.failed()
         assert watch.verdict(159) and watch.verdict(161) is None and none.verdict(1) is None
