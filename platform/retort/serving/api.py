@@ -7,7 +7,7 @@ GET /healthz  GET /readyz  GET /metrics  GET /openapi.json  GET /docs  GET /
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from retort.serving.engine import Asked, SearchEngine
 from retort.serving.gate import OPEN, Caller, Gate
 from retort.serving.journal import Journal, facts_of
 from retort.serving.keys import Scope
-from retort.serving.limits import RequestShell, read_body
+from retort.serving.limits import BODY_TIMEOUT_S, RequestShell, read_body
 from retort.serving.metrics import CONTENT_TYPE, ServingMetrics
 from retort.serving.metrics_text import merged
 from retort.serving.models import (
@@ -61,6 +61,7 @@ _PROBLEMS = {
     401: "An API key is needed, or this one is not valid.",
     403: "The API key is not for this.",
     404: "No such encoder.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "A field does not fit.",
@@ -74,6 +75,7 @@ def create_app(
     engine: Callable[[], SearchEngine],
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
+    body_timeout_s: float = BODY_TIMEOUT_S,
     send_request_id: bool = True,
     gate: Gate = OPEN,
     journal: Journal | None = None,
@@ -103,7 +105,7 @@ def create_app(
 
     shell = partial(RequestShell, observe=observe, send_id=send_request_id, journal=journal)
     app.add_middleware(shell)
-    _add_queries(app, shell, engine, max_body_bytes, gate)
+    _add_queries(app, shell, engine, gate, partial(read_body, limit_bytes=max_body_bytes, timeout_s=body_timeout_s))
     _add_operations(app, engine, gate, other_metrics)
     _add_pages(app)
     return app
@@ -113,13 +115,13 @@ def _add_queries(
     app: DirectApp,
     shell: Callable[[ASGIApp], ASGIApp],
     engine: Callable[[], SearchEngine],
-    max_body_bytes: int,
     gate: Gate,
+    body_of: Callable[[Request], Awaitable[bytes]],
 ) -> None:
     async def search(request: Request) -> Response:
         """Find passages for a query, or for several queries that share every other setting."""
         caller = _identified(request, gate, "search")
-        body = _parse(SearchRequest, await read_body(request, max_body_bytes))
+        body = _parse(SearchRequest, await body_of(request))
         facts = facts_of(request.scope)
         facts.update(queries=len(body.texts), k=body.k, texts=body.texts)
         await gate.charge(caller, len(body.texts))
@@ -131,7 +133,7 @@ def _add_queries(
     async def embeddings(request: Request) -> Response:
         """Vectors of texts, in the shape of OpenAI's endpoint."""
         caller = _identified(request, gate, "search")
-        body = _parse(EmbeddingsRequest, await read_body(request, max_body_bytes))
+        body = _parse(EmbeddingsRequest, await body_of(request))
         facts_of(request.scope).update(queries=len(body.texts), encoder=body.model, texts=body.texts)
         await gate.charge(caller, len(body.texts))
         vectors, tokens = await engine().embed(body, _asked(request))
@@ -208,7 +210,7 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _parse(model: type[Model], body: bytes) -> Model:
-    """Straight from bytes to the model: one strict JSON reader, and no second copy as Python objects."""
+    """Bytes to the model by one strict JSON reader."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from retort.config import validated
 from retort.errors import NotFoundError
+from retort.releases.compose import carried_mask
+from retort.releases.masks import masked_ref
 from retort.releases.release import ArtefactRef, Release, has_release, load_release, make_release, save_release
 from retort.releases.routing import Routing
 from retort.resources import Resources
@@ -176,7 +178,8 @@ def followed_release(config: ServeConfig, store: Store) -> Release:
     """The release that the endpoint follows: saved under its name, so that `retort promote` can change it in flight.
 
     A saved release of the config's name is taken as it is, unless `retort serve` made it itself of an older index; a
-    release made of an index (and encoders) is saved when it differs from what the name held.
+    release made of an index (and encoders) is saved when it differs from what the name held. What somebody asked to delete
+    stays masked.
     """
     assert config.index, "ServeConfig checks this"
     plain_name = not config.says_what and has_release(store, config.index)
@@ -186,6 +189,8 @@ def followed_release(config: ServeConfig, store: Store) -> Release:
     wished = release_of(config, store).model_copy(update={"origin": "serve"})
     if has_release(store, wished.name):
         held = load_release(store, wished.name)
+        mask = carried_mask(store, held, wished.corpus.find(store))
+        wished = wished.model_copy(update={"masked": masked_ref(store, mask, wished.name)})
         if held.model_copy(update={"created": wished.created}) == wished:
             return held
     save_release(store, wished)

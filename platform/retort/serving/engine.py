@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from retort.errors import ConfigError, OverloadedError, RetortError
+from retort.errors import ConfigError, NotFoundError, OverloadedError, RetortError
 from retort.serving import tracing
 from retort.serving.answered import Answered
 from retort.serving.awake import Awake
@@ -137,8 +137,10 @@ class SearchEngine:
             return await self._search(served, request, asked or Asked(), began)
         except Exception as error:
             seconds = time.perf_counter() - began
-            if _is_our_fault(error, seconds, self.limits.request_timeout_s):
-                served.watch.note(seconds * 1000, failed=True)
+            # A search that is no plain one may take its time, or too long, by what it asks.
+            late = isinstance(error, DeadlineError) and not _is_quick(request)
+            if not late and _is_our_fault(error, seconds, self.limits.request_timeout_s):
+                served.watch.failed()
             raise
 
     async def _search(
@@ -182,8 +184,9 @@ class SearchEngine:
         if answered.cached:
             return
         self._shadows.consider(served, encoder, queries, answered.results)
-        if queries[0].rerank is None:  # what costs as usual, so that callers cannot move the guard
-            served.watch.note(answered.stages_ms["total"], failed=False)
+        # The time of what costs as usual, without its wait for others: neither callers nor load may move the guard.
+        plain = len(queries) == 1 and _is_plain(queries[0])
+        served.watch.answered(answered.stages_ms["total"] - answered.stages_ms["queue"] if plain else None)
 
     def _timeout_s(self, *wanted_ms: int | None) -> float:
         """The shortest of the request's own deadlines and the endpoint's."""
@@ -268,6 +271,8 @@ class SearchEngine:
             )
         if request.hybrid and searcher.words is None:
             raise ConfigError(f"hybrid: release {name!r} has no BM25 stage. Leave hybrid out.")
+        if request.filters:
+            searcher.check_filters(request.filters)  # found in a batch, it would have the whole batch run again
 
     def _check_lengths(self, texts: Sequence[str], field: str) -> None:
         longest = max(map(len, texts))
@@ -276,13 +281,25 @@ class SearchEngine:
 
     def _run(self, batch: Sequence[Work]) -> list[Done]:
         self.metrics.batch(sum(work.weight for work in batch))
-        return run_batch(batch)
+        try:
+            return run_batch(batch)
+        except RetortError as error:
+            if error.status >= 500 or isinstance(error, ConfigError | NotFoundError):
+                raise
+            # What encoders and indices say to the commands that use them, of vectors that do not fit: no caller made these.
+            raise RetortError(str(error)) from error
 
 
 def _is_quick(request: SearchRequest) -> bool:
-    """Whether a search is encoding a short text and one look into the index."""
-    plain = not (request.rerank or request.hybrid or request.filters or request.group_by)
-    return plain and request.offset + request.k <= _QUICK_HITS and all(map(_is_short, request.texts))
+    """Whether a search is encoding short texts and one look each into the index."""
+    return _is_plain(request) and all(map(_is_short, request.texts))
+
+
+def _is_plain(asked: SearchRequest | SearchQuery) -> bool:
+    """Whether a search is no more than encoding and one look into the index for a page of usual depth."""
+    return asked.offset + asked.k <= _QUICK_HITS and not (
+        asked.rerank or asked.hybrid or asked.filters or asked.group_by
+    )
 
 
 def _is_short(text: str) -> bool:

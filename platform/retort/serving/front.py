@@ -4,6 +4,8 @@ Serve's HAProxy mode is made for clusters, and opens more than a machine of one 
 listen on all interfaces at fixed ports, its administration socket is world-writable in /tmp, and two instances on one
 machine share their files. `haproxy_environment` gives each instance a private folder and lets HAProxy start through a
 small script that turns those two ports into sockets inside it. What is left listens where the config says, and there only.
+
+The script also has HAProxy say what it says by itself as a replica would: problem details, with the request's id.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import tempfile
 from pathlib import Path
 
 from retort.errors import BusyError, ConfigError
+from retort.serving.limits import BODY_TIMEOUT_S, late_body
 from retort.serving.problems import MEDIA_TYPE, REQUEST_ID, problem
 
 _STATISTICS_PORT = 8404
 _METRICS_PORT = 9101
 _SLOW_HEADERS_S = 15
+_MORE_PATIENT_S = 5
+"""By how much HAProxy waits longer than a replica, whose words say more than its own."""
 
 # Ray writes the file named after -f anew before each start, so editing it in place is idempotent and keeps the command
 # line by which Ray recognises its own processes.
@@ -41,19 +46,24 @@ fi
 ) </dev/null >/dev/null 2>&1 &
 exec {binary} "$@"
 """
-# Refusing a request costs a replica a good part of a search, and HAProxy next to nothing. What it refuses, a replica
-# would: each request that waits there is one query at least.
-_REFUSE_EARLY = "\\n".join(
+
+_BEFORE_A_REPLICA = "\\n".join(
     f"    {line}"
     for line in (
+        # For the answers that HAProxy gives by itself; a replica logs the same id.
+        r"http-request set-var(txn.path) path",
+        r"http-request set-var(txn.id) req.fhdr(x-request-id)",
+        r"acl good_id var(txn.id) -m reg ^[A-Za-z0-9._:+/=-]{{1,128}}$",
+        r"http-request set-header x-request-id %[uuid()] if !good_id",
+        r"http-request set-var(txn.id) req.fhdr(x-request-id) if !good_id",
+        # Whoever sends a part of a body and no more must not count as a request in flight; of a long one its beginning is enough.
         r"acl query path /v1/search /v1/embeddings",
-        r"acl good_id req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:+/=-]{{1,128}}$",
+        r"http-request wait-for-body time {body}s if query",
+        # Refusing a request costs a replica a good part of a search, and HAProxy next to nothing. What it refuses, a replica
+        # would: each request that waits there is one query at least.
         r"http-request set-var(txn.servers) nbsrv(\1)",
         r"acl full be_conn(\1),div(txn.servers) ge {most}",
-        r"http-request set-var(txn.id) uuid() if query full !good_id",
-        r"http-request set-var(txn.id) req.hdr(x-request-id) if query full good_id",
-        r"http-request return status 503 content-type {media} hdr retry-after 1 hdr cache-control no-store"
-        r" hdr x-request-id %[var(txn.id)] lf-string '{problem}' if query full",
+        r"http-request return status 503 {overloaded} if query full",
         # Serve then does not watch whether the client is still there, which takes a request two tasks. What comes alone begins at
         # once, and a search that has begun is not broken off anyway.
         r"http-request set-header x-request-disconnect-disabled ?1 if query {{ be_conn(\1) eq 0 }}",
@@ -62,9 +72,10 @@ _REFUSE_EARLY = "\\n".join(
 _EDITS = (
     r"""s|bind \*:{statistics}$|bind unix@{folder}/statistics.sock mode 600|
 s|bind :{metrics}$|bind unix@{folder}/metrics.sock mode 600|
-s|^\( *\)option log-health-checks$|\1timeout http-request {slow}s|
+/^ *errorfile /d
+s#^\( *\)option log-health-checks$#\1timeout http-request {slow}s{errors}#
 s#^    use_backend \([^ ]*\) if is_\1$#"""
-    + _REFUSE_EARLY
+    + _BEFORE_A_REPLICA
     + r"""\n      use_backend \1 if is_\1#
 """
 )
@@ -100,9 +111,10 @@ def haproxy_environment(
         metrics=_METRICS_PORT,
         folder=folder,
         slow=_SLOW_HEADERS_S,
+        body=round(BODY_TIMEOUT_S),
         most=most_requests,
-        media=MEDIA_TYPE,
-        problem=_too_many(),
+        overloaded=_reply(503, "overloaded", "Too many requests at once: send the request again in 1 s."),
+        errors="".join(rf"\n\1http-error status {status} {reply}" for status, reply in _own_replies().items()),
     )
     (folder / "edits.sed").write_text(edits)
     script.chmod(0o700)
@@ -119,7 +131,9 @@ def haproxy_environment(
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_METRICS_PORT),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, cores))),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(round(request_timeout_s) + 5),
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(round(request_timeout_s) + _MORE_PATIENT_S),
+        # Serve's hour would let those who send the beginning of a body, and no more, hold places for so long.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(round(max(request_timeout_s, BODY_TIMEOUT_S)) + _MORE_PATIENT_S),
         # Search is idempotent: a request whose replica died is sent again.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "2",
@@ -129,11 +143,24 @@ def haproxy_environment(
     }
 
 
-def _too_many() -> str:
-    """The body of a refusal, as a replica writes it; HAProxy fills in path and id."""
-    request = {"path": "%[path]", REQUEST_ID: "%[var(txn.id)]"}
-    detail = "Too many requests at once: send the request again in 1 s."
-    return bytes(problem(request, 503, "overloaded", detail).body).decode()
+def _own_replies() -> dict[int, str]:
+    """What HAProxy says by itself, by status; Serve makes a 500 of the last three, which no client would send again."""
+    late = late_body(BODY_TIMEOUT_S)
+    return {
+        400: _reply(400, "bad-request", "The request ended before its body did: send it again."),
+        late.status: _reply(late.status, late.slug, late.detail),
+        502: _reply(502, "bad-gateway", "The replica that had the request is gone: send the request again."),
+        503: _reply(503, "overloaded", "No replica can be reached just now: send the request again in 1 s."),
+        504: _reply(504, "deadline", "No answer in time: send the request again, or ask for less."),
+    }
+
+
+def _reply(status: int, slug: str, detail: str) -> str:
+    """A problem as a replica writes it, as arguments of HAProxy's `return` and `http-error`; HAProxy fills in path and id."""
+    request = {"path": "%[var(txn.path),bytes(0,80),json(utf8s)]", REQUEST_ID: "%[var(txn.id)]"}
+    body = bytes(problem(request, status, slug, detail).body).decode()
+    again = " hdr retry-after 1" if status == 503 else ""
+    return f"content-type {MEDIA_TYPE} hdr cache-control no-store hdr x-request-id %[var(txn.id)]{again} lf-string '{body}'"
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from retort.corpus.words import fold, word_spans
 
@@ -18,6 +19,7 @@ SNIPPET_CHARS = 320
 _WORD_REACH = 30
 _MIN_STEM = 4
 _MAX_ENDING = 3
+_MAX_TERMS = 64
 _COMMON_SHARE = 0.15
 _COMMON_CHARS = 3
 _FEWEST_TEXTS = 20
@@ -50,9 +52,12 @@ class Highlighter:
     """The matching words of one query."""
 
     def __init__(self, query: str, common: frozenset[str] = frozenset()) -> None:
-        """Words of `common` do not count, unless the query has no others."""
-        terms = {fold(query[start:end]) for start, end in word_spans(query)}
-        self.terms = terms - common or terms
+        """Words of `common` do not count, unless the query has no others; nor do those after the first 64 that are left."""
+        terms = dict.fromkeys(fold(query[start:end]) for start, end in word_spans(query))
+        # Every hit is searched for each of them, and a pasted page would have thousands.
+        self.terms = set(islice((term for term in terms if term not in common), _MAX_TERMS)) or set(
+            islice(terms, _MAX_TERMS)
+        )
         self._stems: dict[str, list[str]] = {}
         for term in self.terms:
             if len(term) >= _MIN_STEM and term.isalpha():

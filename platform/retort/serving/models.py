@@ -11,13 +11,25 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 MAX_K = 1000
 MAX_OFFSET = 10_000
 MAX_QUERIES = 128
+MAX_HITS = MAX_OFFSET + MAX_K
+"""Hits that all queries of a request may look for together; one query alone cannot want more."""
 MAX_FILTERS = 16
 MAX_FILTER_VALUES = 1000
+_MAX_FIELDS = 100
+"""Fields of an object that are looked at, known or not."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and line ends
 
@@ -38,6 +50,14 @@ def _name(text: str) -> str:
     return text
 
 
+# A body of a megabyte holds a hundred thousand wrong things, and to find and name them all takes seconds in which nobody
+# else is answered: sizes come first, and lists end at their first wrong item.
+def _few_filters(filters: Any) -> Any:
+    if isinstance(filters, dict) and len(filters) > MAX_FILTERS:
+        raise ValueError(f"{len(filters)} filters; at most {MAX_FILTERS} are taken")
+    return filters
+
+
 QueryText = Annotated[str, AfterValidator(_searchable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_name)]
 Scalar = Annotated[str, StringConstraints(max_length=1000)] | bool | int | float
@@ -47,6 +67,13 @@ class _Strict(BaseModel):
     """Unknown fields are errors; so are numbers written as strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > _MAX_FIELDS:
+            raise ValueError(f"{len(given)} fields; known are {', '.join(cls.model_fields)}")
+        return given
 
 
 class Range(_Strict):
@@ -64,8 +91,11 @@ class Range(_Strict):
         return self
 
 
-FilterValue = Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=MAX_FILTER_VALUES)] | Range
-Filters = Annotated[dict[Name, FilterValue], Field(max_length=MAX_FILTERS)]
+FilterValue = (
+    Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=MAX_FILTER_VALUES, fail_fast=True)] | Range
+)
+Filters = Annotated[dict[Name, FilterValue], Field(max_length=MAX_FILTERS), BeforeValidator(_few_filters)]
+Queries = Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)]
 
 
 class SearchRequest(_Strict):
@@ -82,8 +112,9 @@ class SearchRequest(_Strict):
     )
 
     query: QueryText | None = Field(None, description="The query. Give this or `queries`.")
-    queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] | None = Field(
-        None, description="Several queries, answered together in the same order."
+    queries: Queries | None = Field(
+        None,
+        description=f"Several queries, answered together in the same order; queries times (offset + k) is at most {MAX_HITS}.",
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Hits per query.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Hits to skip, for paging.")
@@ -109,6 +140,13 @@ class SearchRequest(_Strict):
     def _one_of(self) -> Self:
         if (self.query is None) == (self.queries is None):
             raise ValueError("give either query or queries")
+        queries = len(self.queries or (self.query,))
+        hits = queries * (self.offset + self.k)
+        if hits > MAX_HITS:
+            raise ValueError(
+                f"{queries} queries times offset + k are {hits} hits; at most {MAX_HITS} are found for a request: "
+                "send fewer queries at once, or ask for a smaller k"
+            )
         if self.rerank is not None and self.rerank < self.offset + self.k:
             raise ValueError(
                 f"rerank is {self.rerank}; it must be at least offset + k, which is {self.offset + self.k}"
@@ -208,17 +246,14 @@ class BatchSearchResponse(_Answer):
     results: list[QueryHits]
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(_Strict):
     """As OpenAI's embeddings endpoint takes it; `input_type` is our addition."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
         json_schema_extra={"examples": [{"input": ["a first text", "a second"], "model": "default"}]},
     )
 
-    input: QueryText | Annotated[list[QueryText], Field(min_length=1, max_length=MAX_QUERIES)] = Field(
+    input: QueryText | Queries = Field(
         description="A text or several. Token arrays are not taken: the endpoint has its own tokenizer."
     )
     model: Name = Field("default", description="Name of a query encoder of the release, or `default`.")

@@ -134,6 +134,10 @@ class Searcher:
             )
         return chosen, self._encoders[chosen]
 
+    def check_filters(self, filters: Mapping[str, FilterValue]) -> None:
+        """ConfigError for a field that the corpus does not have, as far as its fields have been read."""
+        self._fields.check_names(filters)
+
     def records_at(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Passages of these corpus rows."""
         return self._corpus.records_at(rows)
@@ -159,9 +163,11 @@ class Searcher:
         clock = _Clock()
         names, vectors = self._encode(queries)
         clock.lap("encode")
-        rankings = self._rank([_deepened(query) for query in queries], vectors)
+        try:
+            rankings = self._rank([_deepened(query) for query in queries], vectors)
+        finally:  # also where it failed: the next search's are its own
+            missing = tuple(self._leaky.take_missing()) if self._leaky is not None else ()
         clock.lap("search")
-        missing = tuple(self._leaky.take_missing()) if self._leaky is not None else ()
         if any(query.hybrid for query in queries):
             rankings = [self._fuse(query, ranking) for query, ranking in zip(queries, rankings, strict=True)]
             clock.lap("fuse")
@@ -197,16 +203,17 @@ class Searcher:
             most = len(self._index) if allowed is None else int(np.count_nonzero(allowed))
             depths = {number: min(most, self._first_depth(queries[number])) for number in open_}
             while open_ and most:
-                found = self._index.search(vectors[open_], max(depths[number] for number in open_), allowed)
-                remaining = []
-                for row, number in enumerate(open_):
-                    # Cut at this query's own depth: what else is in the batch must not change what it finds.
-                    own = slice(0, depths[number])
-                    rankings[number] = self._select(queries[number], found.rows[row, own], found.scores[row, own])
-                    if len(rankings[number].rows) < queries[number].needed and depths[number] < most:
-                        depths[number] = min(most, depths[number] * _DEEPER)
-                        remaining.append(number)
-                open_ = remaining
+                # Each depth by itself: an approximate index that is asked for more finds others among the first, too, and
+                # what else is in the batch must not change what a query finds.
+                depth = depths[open_[0]]
+                together = [number for number in open_ if depths[number] == depth]
+                open_ = [number for number in open_ if depths[number] != depth]
+                found = self._index.search(vectors[together], depth, allowed)
+                for row, number in enumerate(together):
+                    rankings[number] = self._select(queries[number], found.rows[row], found.scores[row])
+                    if len(rankings[number].rows) < queries[number].needed and depth < most:
+                        depths[number] = min(most, depth * _DEEPER)
+                        open_.append(number)
         return rankings
 
     def _first_depth(self, query: SearchQuery) -> int:

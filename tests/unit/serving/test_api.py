@@ -9,9 +9,14 @@ import numpy as np
 import openai
 import pytest
 
+from retort.indexing.search import checked_queries
+from retort.releases.routing import Guard
 from retort.serving.api import create_app, openapi_document
-from retort.serving.fakes import make_engine, make_searcher
+from retort.serving.engine import SearchEngine
+from retort.serving.fakes import ExactIndex, make_engine, make_searcher, make_served
+from retort.serving.guarding import Watch
 from retort.serving.models import Problem, SearchResponse
+from retort.serving.served import Served
 
 
 def asked(app, *requests):
@@ -124,6 +129,51 @@ def test_bodies_have_a_limit_a_type_and_a_language():
     assert [answer.status_code for answer in (big, huge, form, text)] == [413, 413, 415, 400]
 
 
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/embeddings"])
+@pytest.mark.parametrize("begun", [b"", b'{"query":'])
+def test_a_body_that_does_not_come_is_408_and_the_connection_ends(path, begun):
+    async def stalled():
+        if begun:
+            yield begun
+        await asyncio.sleep(20)
+        yield b'"sort"}'
+
+    app = serve(body_timeout_s=0.1)
+    late, slow = asked(
+        app,
+        ("POST", path, {"content": stalled()}),
+        ("POST", "/v1/search", {"content": in_pieces(b'{"query":"sort"}')}),
+    )
+    assert (late.status_code, late.headers["connection"]) == (408, "close")
+    assert "within 0.1 s" in Problem.model_validate(late.json()).detail
+    assert slow.status_code == 200
+
+
+async def in_pieces(body):
+    for start in range(0, len(body), 5):
+        yield body[start : start + 5]
+        await asyncio.sleep(0)
+
+
+def test_whoever_leaves_while_a_body_is_read_is_let_go():
+    reached = asyncio.Event()
+
+    async def stalled():
+        reached.set()
+        await asyncio.sleep(20)
+        yield b"{}"
+
+    async def scenario():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(serve()), base_url="http://test") as client:
+            asking = asyncio.create_task(client.post("/v1/search", content=stalled()))
+            await reached.wait()
+            asking.cancel()
+            await asking
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(scenario())
+
+
 async def iter_bytes(size):
     for _ in range(size // 1000):
         yield b" " * 1000
@@ -163,6 +213,35 @@ def search_once_broken(searcher):
 
     searcher.search = search
     return broken
+
+
+class CheckedIndex(ExactIndex):
+    """Looks at what it is asked as a real one does."""
+
+    def search(self, vectors, k, allowed=None):
+        return super().search(checked_queries(vectors, k, vectors.shape[1], "the index"), k, allowed)
+
+
+def test_vectors_that_no_index_takes_are_our_mistake_and_the_guard_hears_of_it():
+    searcher = make_searcher(index=CheckedIndex)
+    words = searcher.encoder(None)[1]
+    words.encode = lambda texts, side: np.full((len(texts), words.dimension), np.nan, dtype=np.float32)
+    watch = Watch(Guard(min_requests=1, max_error_share=0.0), began_s=0)
+    made = make_served(searcher)
+    answer = search(serve(SearchEngine(Served(made.searcher, made.identity, watch=watch))), query="sort")
+    assert answer.status_code == 500 and "NaN" not in answer.text
+    assert "1 of 1 requests failed" in watch.verdict(1)
+
+
+def test_an_unknown_filter_is_refused_before_it_can_spoil_a_batch():
+    searcher = make_searcher()
+    real, batches = searcher.search, []
+    searcher.search = lambda queries: (batches.append(len(queries)), real(queries))[1]
+    app = serve(make_engine(searcher))
+    filtered = [{"query": "sort", "filters": {name: 2001}} for name in ("year", "yeer", "lang")]
+    answers = asked(app, *[("POST", "/v1/search", {"json": body}) for body in filtered])
+    assert [answer.status_code for answer in answers] == [200, 422, 200] and batches == [1, 1]
+    assert "no field 'yeer'" in answers[1].json()["detail"]
 
 
 def test_when_full_the_answer_is_503_at_once_with_retry_after():

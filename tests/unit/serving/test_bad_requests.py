@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import sys
+from collections import Counter
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from retort.serving.api import create_app
 from retort.serving.fakes import make_engine
-from retort.serving.models import Problem
+from retort.serving.models import MAX_HITS, MAX_K, MAX_OFFSET, EmbeddingsRequest, Problem, SearchRequest
 
 PATHS = ("/v1/search", "/v1/embeddings")
 
@@ -96,6 +99,44 @@ def test_it_still_answers_after_all_that(endpoint):
     for body in BODIES.values():
         endpoint.checked(PATHS[0], body)
     assert endpoint.post(PATHS[0], b'{"query":"sort"}').json()["hits"][0]["passage_id"] == "p4"
+
+
+MANY = 40_000
+CROWDED = {
+    "bad filter names": (SearchRequest, {"query": "x", "filters": {f"a\x01{number}": 1 for number in range(MANY)}}),
+    "filters": (SearchRequest, {"query": "x", "filters": {f"a{number}": [] for number in range(MANY)}}),
+    "filter values": (SearchRequest, {"query": "x", "filters": {"a": [None] * MANY}}),
+    "fields of a range": (SearchRequest, {"query": "x", "filters": {"a": {f"a{number}": 1 for number in range(MANY)}}}),
+    "unknown fields": (SearchRequest, {"query": "x", **{f"a{number}": 1 for number in range(MANY)}}),
+    "unknown fields of embeddings": (EmbeddingsRequest, {"input": "x", **{f"a{number}": 1 for number in range(MANY)}}),
+    "queries": (SearchRequest, {"queries": [""] * 100}),
+    "inputs": (EmbeddingsRequest, {"input": [""] * 100}),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_of_thousands_of_mistakes_few_are_looked_at_and_one_is_told(endpoint, name):
+    model, body = CROWDED[name]
+    text, called = json.dumps(body).encode(), Counter()
+    sys.setprofile(lambda frame, event, argument: called.update([frame.f_code.co_name]) if event == "call" else None)
+    try:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate_json(text)
+    finally:
+        sys.setprofile(None)
+    assert refused.value.error_count() < 10 and called["_name"] + called["_searchable"] <= 2
+    answer = endpoint.checked(PATHS[model is EmbeddingsRequest], text)
+    assert answer.status_code == 422 and len(answer.json()["errors"]) == 1
+
+
+def test_what_one_request_may_look_for_is_bounded_and_one_query_never_passes_the_bound(endpoint):
+    assert endpoint.checked(PATHS[0], json.dumps({"query": "x", "k": MAX_K, "offset": MAX_OFFSET}).encode()).is_success
+    fitting = {"queries": ["x"] * 110, "k": MAX_HITS // 110}
+    assert endpoint.checked(PATHS[0], json.dumps(fitting).encode()).is_success
+    for more in ({"k": fitting["k"] + 1}, {"offset": 1}):
+        answer = endpoint.checked(PATHS[0], json.dumps({**fitting, **more}).encode())
+        assert answer.status_code == 422 and "are 11110 hits; at most 11000" in answer.json()["detail"]
+        assert "send fewer queries at once, or ask for a smaller k" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_function_words_of_the_corpus_are_not_marked_unless_nothing_else_is_aske
     assert marked("the of", "the house of cards", common) == ["the", "of"]
 
 
+def test_of_a_pasted_page_the_first_words_that_say_something_are_marked():
+    words = [f"word{number}x" for number in range(200)]
+    common = frozenset({"the"})
+    found = marked("the ".join(["", *[f"{word} {word} " for word in words]]), " ".join(["the", *words]), common)
+    assert found == words[:64]
+
+
 def test_the_window_holds_the_densest_matches_and_its_offsets_count_from_its_start():
     text = "nothing here " * 40 + "the needle and a second needle lie here. " + "more of nothing " * 40
     window = best_window(text, Highlighter("needle").matches(text), size=100)

@@ -7,7 +7,10 @@ import httpx
 import pytest
 from tests.serving_world import opened_world, tuned_encoder
 
+from retort.corpus.lookup import Passages
 from retort.errors import CorruptError
+from retort.releases.deleting import mask_passages
+from retort.releases.masks import read_mask
 from retort.releases.promote import rollback
 from retort.releases.release import load_release, make_release, save_release
 from retort.serving.api import create_app
@@ -93,3 +96,13 @@ def test_serving_an_index_by_name_makes_a_release_and_a_promoted_one_is_kept(wor
     assert followed_release(config, store) == promoted, "what was promoted is not undone by a restart"
     explicit = config.model_copy(update={"encoder": world.encoder.uri})
     assert list(followed_release(explicit, store).encoders) == [world.encoder.name]
+
+
+def test_a_restart_that_says_more_of_what_to_serve_keeps_what_was_deleted(world):
+    config = ServeConfig(store=world.store.uri, index="docs-index", bm25=True)
+    release = followed_release(config, world.store)
+    deleted = Passages.open(release.corpus.find(world.store)).ids[0]
+    mask_passages(world.store, "docs-index", [deleted], "asked", "deleted")
+    held = followed_release(config, world.store)
+    assert held.bm25 and read_mask(world.store, held) == {deleted: "asked"}
+    assert followed_release(config, world.store) == held

@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from retort.errors import ConfigError, NotFoundError
-from retort.serving.fakes import PASSAGES, make_searcher
+from retort.errors import ConfigError, NotFoundError, OverloadedError
+from retort.indexing.merge import Hits
+from retort.serving.fakes import PASSAGES, ExactIndex, make_searcher
 from retort.serving.models import Range
 from retort.serving.searcher import SearchQuery
 
@@ -71,6 +72,40 @@ def test_queries_for_different_encoders_and_depths_share_a_batch_and_keep_their_
     assert [one.encoder for one in together] == ["tuned", "base", "base", "base"]
     for one, other in zip(together, alone, strict=True):
         assert [hit.score for hit in one.hits] == pytest.approx([hit.score for hit in other.hits])
+
+
+def test_a_neighbour_that_looks_deeper_changes_nothing_in_an_approximate_index():
+    class Approximate(ExactIndex):
+        """Finds its best row only where it is asked for many, as an index of few probes does."""
+
+        def search(self, vectors, k, allowed=None):
+            scores, rows = super().search(vectors, k + 1, allowed)
+            return Hits(scores[:, :k], rows[:, :k]) if k > 3 else Hits(scores[:, 1:], rows[:, 1:])
+
+    searcher = make_searcher(index=Approximate)
+    queries = [SearchQuery("open file", k=k) for k in (2, 5, 2, 3)]
+    together = [ids(one) for one in searcher.search(queries)]
+    assert together == [ids(searcher.search([query])[0]) for query in queries]
+    assert together[0] == together[2] == together[1][1:3]
+
+
+def test_what_was_missing_in_a_search_that_failed_is_not_missing_in_the_next():
+    class Leaky(ExactIndex):
+        missing = (2,)
+
+        def search(self, vectors, k, allowed=None):
+            if self.missing:
+                raise OverloadedError("No shard answered")
+            return super().search(vectors, k, allowed)
+
+        def take_missing(self):
+            taken, self.missing = list(self.missing), ()
+            return taken
+
+    searcher = make_searcher(index=Leaky)
+    with pytest.raises(OverloadedError):
+        searcher.search([SearchQuery("open file")])
+    assert searcher.search([SearchQuery("open file")])[0].missing_shards == ()
 
 
 def test_random_filters_and_groups_equal_brute_force():
