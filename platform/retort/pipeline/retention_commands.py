@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from retort.arguments import parse
+from retort.errors import BusyError
 from retort.releases.deleting import read_ids
 from retort.releases.purging import purge
 from retort.releases.retention import carry_out, plan_collection
@@ -64,8 +65,9 @@ def run_purge(arguments: Sequence[str], console: Console) -> None:
         console.print(f"release {name} is at version {version}", highlight=False, markup=False)
     for text in done.deleted:
         console.print(f"deleted {text}", highlight=False, markup=False)
+    gone = "" if done.unfinished else f"{len(ids)} passages are in no version any more; "
     console.print(
-        f"{len(ids)} passages are in no version any more; {done.cache_files} files of this machine's node cache were deleted. "
+        f"{gone}{done.cache_files} files of this machine's node cache were deleted. "
         "Run the same command on the other machines that served or built them.",
         highlight=False,
     )
@@ -75,3 +77,7 @@ def run_purge(arguments: Sequence[str], console: Console) -> None:
         console.print("These came from what was purged and may quote it; look at them:", highlight=False)
     for text in done.may_quote:
         console.print(f"  {text}", highlight=False, markup=False)
+    if done.unfinished:
+        raise BusyError(
+            f"The passages may still be in a version: {' '.join(done.unfinished)} Then run the same command again."
+        )

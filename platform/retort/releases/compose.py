@@ -1,13 +1,14 @@
 """The next release of a name: what changes is given, what is not stays as it is served now.
 
 next_release(store, name, index=..., encoders=...)    from the current one, or the first of its name
-carried_mask(store, current, corpus)                  what stays masked over another corpus
+carried_mask(store, current, corpus)                  what stays masked when the release moves to another corpus
 read_canaries(path)                                   queries that must be answered, from a JSON lines file
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,7 +18,15 @@ from retort.corpus.lookup import Passages
 from retort.errors import IncompatibleError, InputError
 from retort.releases.masks import Reason, masked_ref, read_mask, requested
 from retort.releases.optional_stages import with_stages
-from retort.releases.release import Canary, Release, check_compatible, has_release, load_release, make_release
+from retort.releases.release import (
+    Canary,
+    Release,
+    check_compatible,
+    has_release,
+    load_release,
+    make_release,
+    release_pointer,
+)
 from retort.releases.routing import Routing
 from retort.store import Artefact, Store
 
@@ -55,14 +64,38 @@ def next_release(
     made = make_release(store, chosen, encoders or None, name=name, default_encoder=default_encoder)
     kept = list(canaries) if canaries is not None else current.canaries if current else []
     known = [item.model_copy(update={} if item.encoder in made.encoders else {"encoder": None}) for item in kept]
-    mask = carried_mask(store, current, Passages.open(made.corpus.find(store))) if current else {}
+    mask = carried_mask(store, current, made.corpus.find(store)) if current else {}
     made = made.model_copy(update={"canaries": known, "masked": masked_ref(store, mask, name)})
     return with_stages(made, current, routing=routing, bm25=bm25, reranker=reranker)
 
 
-def carried_mask(store: Store, current: Release, corpus: Passages) -> dict[str, Reason]:
-    """What of the current mask stays over `corpus`: passages that somebody asked to delete and that it holds."""
-    return {key: reason for key, reason in requested(read_mask(store, current)).items() if key in corpus}
+def carried_mask(store: Store, current: Release, corpus: Artefact) -> dict[str, Reason]:
+    """What of the current mask stays over `corpus`: all that somebody asked to delete, but for what was ingested again since.
+
+    Passages that `corpus` lacks stay in the mask, for the release may go back to an older one that still holds them.
+    """
+    mask = requested(read_mask(store, current))
+    if not mask:
+        return mask
+    passages = Passages.open(corpus)
+    again = _ingested_again(store, current.name, corpus, {key for key in mask if key in passages})
+    return {key: reason for key, reason in mask.items() if key not in again}
+
+
+def _ingested_again(store: Store, name: str, corpus: Artefact, ids: set[str]) -> set[str]:
+    """Those of the masked `ids` that had been asked for and had left the release's corpus already when `corpus` was made."""
+    if corpus.manifest.step == "purge":
+        return set()  # younger than the corpus that it was made of, but nobody ingested it
+    made = datetime.fromisoformat(corpus.manifest.created)
+    for version in reversed(release_pointer(store, name).versions()):
+        release = load_release(store, name, version)
+        ids = ids & requested(read_mask(store, release)).keys()
+        if not ids:
+            break
+        if datetime.fromisoformat(release.moved or release.created) <= made:
+            served = Passages.open(release.corpus.find(store))
+            return {key for key in ids if key not in served}
+    return set()
 
 
 def read_canaries(path: str) -> list[Canary]:

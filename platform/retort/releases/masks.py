@@ -6,7 +6,7 @@
 
 A deletion takes effect by promoting the same release with a mask: nothing is embedded or built for it. Two reasons are kept
 apart: what a newer corpus no longer has is masked until the index of that corpus is promoted; what somebody asked to delete
-stays masked, also after a roll-back, for as long as a corpus holds it.
+stays masked over every corpus, older ones too, until it is ingested again after it had left.
 """
 
 from __future__ import annotations

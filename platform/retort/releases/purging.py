@@ -7,7 +7,8 @@ In this order, so that a kill at any moment leaves every release whole and the n
     1. corpora, embeddings and indexes that are served or named are made again without the passages
     2. releases are moved to them; masks and canaries forget the ids
     3. versions of releases that name what will be deleted are taken from their history
-    4. a record of digests (no ids) is kept, then the old artefacts go, and their copies in this machine's node cache
+    4. a record of digests (no ids) is kept, then the old artefacts go, unfinished ones that nobody is making, and their copies
+       in this machine's node cache
 
 Other machines' caches are cleaned by the same command there: the record tells it what to look for. What else may quote the
 passages (queries made of them, judgements, encoders trained on them, reports) is not touched but listed.
@@ -26,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retort.errors import InputError, NotFoundError
+from retort.errors import BusyError, InputError, NotFoundError
 from retort.indexing.build import IndexConfig, index
 from retort.progress import QUIET, Progress
 from retort.releases.holding import holding, quoting, texts_of
@@ -37,7 +38,7 @@ from retort.releases.release import ArtefactRef, Canary, Release, release_at, re
 from retort.releases.retention import COLLECTED, clean_cache, delete_artefact
 from retort.releases.settings import index_settings
 from retort.releases.usage import in_use, named_by
-from retort.store import Artefact, Store, inherited
+from retort.store import Artefact, Draft, Store, inherited
 from retort.store.locks import lease
 from retort.store.manifest import MANIFEST
 from retort.store.schemas import part_name
@@ -56,6 +57,7 @@ class Purged:
     cache_files: int
     may_quote: list[str]
     still_held: bool  # a replica had not let go of an old version in time
+    unfinished: list[str]  # why the passages may come back: what running jobs make, or made meanwhile
 
 
 def purge(
@@ -74,11 +76,11 @@ def purge(
     """
     record_name = f"{hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:32]}.json"
     earlier = _read_record(store, record_name)
-    affected = holding(store, set(ids))
-    if not any(affected.values()) and not earlier:
-        raise NotFoundError(f"No corpus in {store.uri} holds any of the {len(ids)} passages: nothing to purge.")
-    may_quote = quoting(store, affected)
     with _locks(store):
+        affected = holding(store, set(ids))
+        if not any(affected.values()) and not earlier:
+            raise NotFoundError(f"No corpus in {store.uri} holds any of the {len(ids)} passages: nothing to purge.")
+        may_quote = quoting(store, affected)
         remake = _Remake(store, set(ids), affected, progress)
         remade = remake.all()
         releases = _move_releases(store, set(ids), affected, remake)
@@ -94,8 +96,12 @@ def purge(
             for item in affected[kind]:
                 delete_artefact(item)
                 deleted.append(str(item))
-        _delete_drafts(store, set(ids))
-    return Purged(releases, deleted, clean_cache(digests), may_quote, held)
+        unfinished = _delete_drafts(store, set(ids))
+        # Only releases are locked: a job that makes a corpus, embeddings or an index may have published it while this ran.
+        unfinished += [
+            f"{item} was published meanwhile." for items in holding(store, set(ids)).values() for item in items
+        ]
+    return Purged(releases, deleted, clean_cache(digests), may_quote, held, unfinished)
 
 
 def _needed(store: Store, affected: dict[str, list[Artefact]]) -> set[str]:
@@ -246,18 +252,31 @@ def _let_go(store: Store, digests: set[str], wait_s: float) -> bool:
     return True
 
 
-def _delete_drafts(store: Store, ids: set[str]) -> None:
-    """Unfinished corpora and embeddings that hold the passages: what a broken-off job left."""
+def _delete_drafts(store: Store, ids: set[str]) -> list[str]:
+    """Delete what broken-off jobs left of the passages; returns who is at work on drafts that hold them."""
     wanted = pa.array(sorted(ids), pa.string())
-    for kind in ("corpus", "embeddings"):
+    at_work = []
+    for kind in COLLECTED:
         for key in store.area.folders(kind):
-            draft = store.draft(kind, "draft", step="purge")
-            draft.area = store.area.at(kind, key)
-            if draft.has(MANIFEST):
+            draft = Draft(store.area, kind, "unfinished", "purge", 1, key, [], {})
+            if draft.has(MANIFEST) or not _may_hold(draft, wanted):
                 continue
-            parts = [path for path in draft.files() if path.startswith("part-")]
-            if any(pc.any(pc.is_in(draft.read_table(path, ["passage_id"]).column(0), value_set=wanted)).as_py() for path in parts):  # fmt: skip
-                draft.area.delete_folder()
+            try:
+                with draft:  # else its job, which counts on the parts that it found, would publish the rest
+                    draft.discard()
+            except BusyError as error:
+                at_work.append(str(error))
+    return at_work
+
+
+def _may_hold(draft: Draft, wanted: pa.Array) -> bool:
+    """Whether a draft's tables name one of the passages, or it has a FAISS file without the ids of the vectors that are in it."""
+    files = draft.files()
+    told = {path.replace("ids-", "shard-").replace(".parquet", ".faiss") for path in files if path.startswith("ids-")}
+    if any(path.endswith(".faiss") and path not in told for path in files):
+        return True
+    tables = (draft.read_table(path, ["passage_id"]) for path in files if path.endswith(".parquet"))
+    return any(pc.any(pc.is_in(table.column(0), value_set=wanted)).as_py() for table in tables)
 
 
 def _read_record(store: Store, name: str) -> list[str]:

@@ -24,7 +24,8 @@ def test_another_index_keeps_encoders_that_fit_canaries_and_what_was_asked_to_be
     moved = next_release(store, "live", index=other)
     assert list(moved.encoders) == ["fake", "tuned"] and moved.default_encoder == "tuned"
     assert moved.index.digest == other.digest and [item.query for item in moved.canaries] == ["thing"]
-    assert read_mask(store, moved) == {"p05": "asked"}  # p00 is not in this corpus, p06 was only gone from one
+    # p00 is not in this corpus, but in the one to go back to; p06 was only gone from one.
+    assert read_mask(store, moved) == {"p00": "asked", "p05": "asked"}
     promote(store, moved)
     assert stranger.name not in moved.encoders
     with pytest.raises(InputError, match="'none' is not one of this release's: fake, tuned"):

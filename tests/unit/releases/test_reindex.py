@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from retort.cli import main
@@ -15,6 +17,7 @@ from retort.releases.compose import next_release
 from retort.releases.deleting import mask_passages, read_ids
 from retort.releases.masks import read_mask
 from retort.releases.promote import history, promote, rollback
+from retort.releases.purging import purge
 from retort.releases.reindex import ReindexConfig, reindex, release_lock
 from retort.releases.release import Canary, load_release
 from retort.store.locks import lease
@@ -76,6 +79,43 @@ def test_a_partial_reindex_masks_embeds_what_changed_and_answers_as_a_rebuild(st
     assert "up to date (version 3)" in again.text
 
 
+def relabelled(store, corpus, lang):
+    """The corpus with another language, and so with vectors of the same digest."""
+    with store.draft("corpus", corpus.name, step="test", config={"lang": lang}) as draft:
+        for part in corpus.parts():
+            table = corpus.part(part)
+            place = table.schema.get_field_index("lang")
+            draft.write_table(part, table.set_column(place, table.schema.field(place), pa.array([lang] * len(table))))
+        return draft.publish(rows=corpus.manifest.rows)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_corpus_of_which_only_languages_changed_gets_an_index_of_its_own(store, world, compact):
+    english = world.input("embeddings").input("corpus")
+    for lang in ("de", "fr"):
+        corpus = relabelled(store, english, lang)
+        made = reindex(ReindexConfig(release="live", corpus=corpus.uri, compact=compact))
+        assert made["embeddings"].digest == world.input("embeddings").digest
+        assert load_release(store, "live").corpus.digest == corpus.digest
+        rollback(store, "live", 1)
+    assert load_release(store, "live").corpus.digest == english.digest
+    assert made["index"].input("corpus").key == corpus.key == made["index"].input("embeddings").input("corpus").key
+
+
+def test_an_index_that_names_no_corpus_yet_is_served_and_extended(store, world, monkeypatch):
+    embeddings = world.input("embeddings")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("retort.indexing.build.with_corpus", lambda embeddings: {"embeddings": embeddings})
+        old = index(IndexConfig(embeddings=embeddings.uri, kind="flat", shards=2, name="before"))
+    assert [record.role for record in old.manifest.inputs] == ["embeddings"] and old.digest == world.digest
+    promote(store, next_release(store, "before", index=old))
+    assert answers(store, "before") == answers(store)
+    corpus = new_corpus(store, range(3, 82))
+    for name in ("before", "live"):
+        reindex(ReindexConfig(release=name, corpus=corpus.uri))
+    assert answers(store, "before") == answers(store)
+
+
 def test_a_delta_of_a_delta_and_then_a_compaction(store, world):
     for step, numbers in enumerate([range(2, 84), range(4, 86)]):
         reindex(ReindexConfig(release="live", corpus=new_corpus(store, numbers, name=f"step{step}").uri))
@@ -95,18 +135,60 @@ def test_a_delta_of_a_delta_and_then_a_compaction(store, world):
     assert load_release(store, "live").index.find(store).manifest.step == "index"
 
 
-def test_what_was_asked_to_be_deleted_stays_deleted_for_as_long_as_a_corpus_holds_it(store, world):
+def test_what_was_asked_to_be_deleted_stays_deleted_over_newer_and_older_corpora(store, world):
     assert main(["delete", "live", "--passages", "p005", "--passages", "p006"]) == 0
     assert not any({"p005", "p006"} & set(ids) for ids in answers(store, k=80))
     assert answers(store, k=80)[0] and len(answers(store, k=80)[0]) == 78
-    reindex(ReindexConfig(release="live", corpus=new_corpus(store, range(6, 81)).uri))
-    assert read_mask(store, load_release(store, "live")) == {"p006": "asked"}
+    smaller = new_corpus(store, range(6, 81), name="smaller")
+    made = reindex(ReindexConfig(release="live", corpus=smaller.uri, name="smaller-index"))["index"]
+    asked = {"p005": "asked", "p006": "asked"}  # p005 left with the corpus; the older one still holds it
+    assert read_mask(store, load_release(store, "live")) == asked
     rollback(store, "live", 1)
-    assert set(read_mask(store, load_release(store, "live"))) == {
-        "p006"
-    }  # p005 left with the corpus: it was not asked again
+    assert read_mask(store, load_release(store, "live")) == asked
+    assert not any({"p005", "p006"} & set(ids) for ids in answers(store, k=80))
+    promote(store, next_release(store, "live", index=made))
+    assert main(["promote", "live", "--index", world.uri]) == 0
+    assert load_release(store, "live").index.digest == world.digest
+    assert not any({"p005", "p006"} & set(ids) for ids in answers(store, k=80))
     with pytest.raises(NotFoundError, match="no passage 'p999'"):
         mask_passages(store, "live", ["p999"], "asked", "x")
+
+
+def test_what_was_deleted_is_answered_again_once_it_left_and_was_ingested_again(store, world):
+    mask_passages(store, "live", ["p005", "p006"], "asked", "deleted")
+    reindex(ReindexConfig(release="live", corpus=new_corpus(store, range(6, 81), name="smaller").uri))
+    time.sleep(1)  # a corpus says to the second when it was made
+    again = new_corpus(store, range(3, 81), changed=[5], name="again")
+    second = reindex(ReindexConfig(release="live", corpus=again.uri, name="again-index"))["index"]
+    # p006 never left: that the corpus was read again does not undo the request.
+    assert read_mask(store, load_release(store, "live")) == {"p006": "asked"}
+    mask_passages(store, "live", ["p005"], "asked", "deleted again")
+    reindex(ReindexConfig(release="live", corpus=new_corpus(store, range(6, 82), name="last").uri))
+    promote(store, next_release(store, "live", index=second))
+    assert read_mask(store, load_release(store, "live")) == {"p005": "asked", "p006": "asked"}
+
+
+def test_what_was_deleted_from_a_newer_corpus_stays_deleted_after_a_visit_to_an_older_one(store, world):
+    time.sleep(1)
+    bigger = new_corpus(store, range(81), name="bigger")
+    second = reindex(ReindexConfig(release="live", corpus=bigger.uri, name="bigger-index"))["index"]
+    mask_passages(store, "live", ["p080"], "asked", "deleted")
+    rollback(store, "live", 1)
+    promote(store, next_release(store, "live", index=second))
+    assert read_mask(store, load_release(store, "live")) == {"p080": "asked"}
+
+
+def test_a_purge_of_other_passages_does_not_bring_deleted_ones_back(store, world):
+    mask_passages(store, "live", ["p005"], "asked", "deleted")
+    reindex(
+        ReindexConfig(release="live", corpus=new_corpus(store, range(6, 81), name="smaller").uri, name="smaller-index")
+    )
+    time.sleep(1)
+    purge(store, ["p009"])
+    remade = store.get("docs-index", "index")
+    assert remade.digest != world.digest
+    promote(store, next_release(store, "live", index=remade))
+    assert read_mask(store, load_release(store, "live")) == {"p005": "asked"}
 
 
 def test_ids_come_from_the_command_line_or_from_files(tmp_path):

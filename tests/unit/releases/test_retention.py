@@ -4,15 +4,18 @@ import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from retort.cli import main
 from retort.corpus.lookup import Passages
 from retort.errors import BusyError, InputError, NotFoundError
 from retort.indexing.search import ShardedIndex
+from retort.releases.holding import holding
 from retort.releases.masks import masked_ref, read_mask
 from retort.releases.promote import history, promote, rollback
-from retort.releases.purging import purge
+from retort.releases.purging import _trim, purge
 from retort.releases.reindex import ReindexConfig, reindex, release_lock
 from retort.releases.release import Canary, load_release
 from retort.releases.retention import carry_out, plan_collection
@@ -116,6 +119,95 @@ def test_purged_passages_are_in_no_version_and_no_cache(store, world, capsys, mo
     )  # the record is there: caches are looked at again
     with pytest.raises(NotFoundError, match="No corpus in .* holds any of the 1 passages"):
         purge(store, ["p003"])
+
+
+def left(store, ids=GONE):
+    """Published artefacts and drafts that name the passages."""
+    tables = [
+        path for kind in ("corpus", "embeddings", "index") for path in (store.area.root / kind).rglob("*.parquet")
+    ]
+    return [
+        path for path in tables if set(ids) & set(pq.read_table(path, columns=["passage_id"])["passage_id"].to_pylist())
+    ]
+
+
+def test_no_reindex_publishes_between_the_look_and_the_locks(store, world, monkeypatch):
+    corpus = new_corpus(store, range(1, 82), name="next")
+    refused = []
+
+    def and_a_reindex_meanwhile(store, ids):
+        found = holding(store, ids)
+        try:
+            reindex(ReindexConfig(release="live", corpus=corpus.uri))
+        except BusyError as error:
+            refused.append(str(error))
+        return found
+
+    monkeypatch.setattr("retort.releases.purging.holding", and_a_reindex_meanwhile)
+    done = purge(store, GONE)
+    assert left(store) == [] and refused and done.unfinished == []
+
+
+def draft_of(store, kind, ids, files=("part-00000.parquet",)):
+    """An unfinished artefact that names these passages."""
+    draft = store.draft(kind, "unfinished", step="test", config={"files": [*ids, *files]})
+    for path in files:
+        if path.endswith(".parquet"):
+            draft.write_table(path, pa.table({"passage_id": ids}))
+        else:
+            draft.write_bytes(path, b"vectors")
+    return draft
+
+
+SHARD = ("ids-00000.parquet", "shard-00000.faiss")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "files", "goes"),
+    [
+        ("corpus", ["p003", "p004"], ["part-00000.parquet"], True),
+        ("corpus", ["p004"], ["part-00000.parquet"], False),
+        ("embeddings", ["p041"], ["part-00000.parquet"], True),
+        ("index", ["p003", "p004"], SHARD, True),
+        ("index", ["p004"], SHARD, False),
+        ("index", ["p004"], [*SHARD, "shard-00001.faiss"], True),  # nothing says whose vectors it holds
+        ("index", ["p004"], [*SHARD, "_training/0.faiss"], True),
+        ("mask", ["p003"], ["mask.parquet"], True),
+    ],
+)
+def test_what_broken_off_jobs_left_of_the_passages_goes(store, world, kind, ids, files, goes):
+    draft = draft_of(store, kind, ids, files)
+    done = purge(store, GONE)
+    assert bool(draft.files()) is not goes
+    assert left(store) == [] and done.unfinished == []
+
+
+def test_a_running_job_keeps_its_draft_and_the_purge_says_that_it_is_not_over(store, world, capsys):
+    draft = draft_of(store, "corpus", ["p003"])
+    with draft:
+        assert main(["purge", "--passages", "p003"]) == 2
+        told = capsys.readouterr()
+        assert "are in no version any more" not in told.out and "deleted corpus/docs" in told.out
+        assert "may still be in a version" in told.err and "making corpus/unfinished" in told.err
+        assert draft.files() == ["part-00000.parquet"]
+        made = draft.publish(rows=1)
+    assert main(["purge", "--passages", "p003"]) == 2  # a corpus of which nothing would be left
+    assert "would be left without passages" in capsys.readouterr().err
+    made.area.delete_folder()
+    assert main(["purge", "--passages", "p003"]) == 0
+    assert "1 passages are in no version any more" in capsys.readouterr().out
+
+
+def test_what_a_job_publishes_while_a_purge_runs_is_told_and_purged_by_the_next(store, world, monkeypatch):
+    def and_an_ingest_meanwhile(*given):
+        new_corpus(store, range(1, 82), name="meanwhile")
+        return _trim(*given)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("retort.releases.purging._trim", and_an_ingest_meanwhile)
+        (told,) = purge(store, GONE).unfinished
+    assert "corpus/meanwhile" in told and "published meanwhile" in told
+    assert purge(store, GONE).unfinished == [] and left(store) == []
 
 
 def test_what_came_from_the_passages_is_listed(store, world, capsys):
