@@ -19,7 +19,7 @@ from retort.errors import ConfigError, CorruptError, InputError
 from retort.indexing.kinds import IndexPlan, Refine, plan_index
 from retort.indexing.shards import TRAINING_SCRATCH, ids_name, shard_name, shard_rows
 from retort.indexing.tune import TuneGoal
-from retort.indexing.vectors import EmbeddingFacts, check_ids, facts, part_rows
+from retort.indexing.vectors import EmbeddingFacts, check_ids, facts, part_rows, with_corpus
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
 
@@ -87,7 +87,7 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
     """Build the index; return its artefact.
 
     Raises:
-        NotFoundError: no such embeddings.
+        NotFoundError: no such embeddings, or their corpus is no longer in the store.
         InputError: a recall to tune for that cannot be reached, more shards than passages, a kind that FAISS rejects, duplicate ids, vectors of another dimension, zero or
         not finite.
         CorruptError: a shard as written does not find its own vectors, or the embeddings are not what their manifest says.
@@ -108,7 +108,7 @@ def index(config: IndexConfig, progress: Progress = QUIET) -> Artefact:
         config.recall if goal is None else goal.recall,
         config.refine,
     )
-    inputs = {"embeddings": embeddings}
+    inputs = with_corpus(embeddings)
     if config.tune_queries is not None:
         inputs["tune_queries"] = store.get(config.tune_queries, "queries")
     draft = store.draft(

@@ -27,7 +27,7 @@ from retort.indexing.kinds import IndexPlan, empty_index, faiss_reason
 from retort.indexing.opening import verified, write_faiss_file
 from retort.indexing.search import holder_of
 from retort.indexing.shards import CHECKED, check_shard, shard_name
-from retort.indexing.vectors import EmbeddingFacts, VectorStore, as_float32, check_ids, facts
+from retort.indexing.vectors import EmbeddingFacts, VectorStore, as_float32, check_ids, facts, with_corpus
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, inherited, open_store
 
@@ -65,7 +65,7 @@ def delta_index(config: DeltaConfig, progress: Progress = QUIET) -> Artefact:
         "index",
         config.name or base.name,
         step="delta",
-        inputs={"embeddings": embeddings, "base": base},
+        inputs={**with_corpus(embeddings), "base": base},
         config=config.identity(),
     )
     done = draft.published

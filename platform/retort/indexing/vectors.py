@@ -3,6 +3,7 @@
     facts(embeddings)      dimension, count, similarity, passage space
     read_part(...)         one part's ids and vectors
     part_rows(...)         rows of each part, without reading them
+    with_corpus(...)       the inputs of an index of these embeddings
     VectorStore            all vectors as one memory-mapped float16 matrix in the node cache
 
 Vectors are stored as float16. Everything that scores them uses the same float32 values: cast, and for cosine divided by
@@ -37,6 +38,7 @@ __all__ = [
     "facts",
     "part_rows",
     "read_part",
+    "with_corpus",
 ]
 
 Similarity = Literal["cosine", "inner_product"]
@@ -69,6 +71,16 @@ def facts(embeddings: Artefact) -> EmbeddingFacts:
         similarity=metrics["similarity"],
         passage_space=str(metrics["passage_space"]),
     )
+
+
+def with_corpus(embeddings: Artefact) -> dict[str, Artefact]:
+    """Embeddings and the corpus that they name, by role; NotFoundError where that is no longer in the store.
+
+    A corpus of which only languages, sections or fields changed has embeddings of the same digest, and yet an index of its own: what
+    is served and evaluated is found through the index.
+    """
+    named = any(record.role == "corpus" for record in embeddings.manifest.inputs)  # vectors from elsewhere name none
+    return {"embeddings": embeddings, **({"corpus": embeddings.input("corpus")} if named else {})}
 
 
 def part_rows(artefact: Artefact) -> list[tuple[str, int]]:

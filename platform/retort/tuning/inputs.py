@@ -15,7 +15,7 @@ __all__ = ["find_inputs", "guard_sets"]
 
 
 def find_inputs(config: TuneConfig, store: Store) -> dict[str, Artefact]:
-    """The artefacts by role; the n-th guard set has the roles guard_queries.n and guard_embeddings.n.
+    """The artefacts by role; the n-th guard set has the roles guard_queries.n, guard_embeddings.n and guard_corpus.n.
 
     Raises:
         NotFoundError: one is not in the store.
@@ -29,6 +29,12 @@ def find_inputs(config: TuneConfig, store: Store) -> dict[str, Artefact]:
         else:
             inputs[role] = _embeddings(reference, store, role) if kind == "embeddings" else store.get(reference, kind)
     inputs.setdefault("encoder", inputs["embeddings"].input("encoder"))
+    # The guard reads languages and levels from the corpora, of which the embeddings' digests say nothing.
+    inputs |= {
+        role.replace("embeddings", "corpus"): artefact.input("corpus")
+        for role, artefact in inputs.items()
+        if artefact.kind == "embeddings"
+    }
     _check_spaces(inputs)
     for role, queries in inputs.items():
         if queries.kind == "queries":

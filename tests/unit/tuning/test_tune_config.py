@@ -80,6 +80,29 @@ def test_several_artefacts_of_one_field_have_roles_of_their_own(world: World) ->
     assert len(keys) == 2
 
 
+def test_a_corpus_of_which_only_languages_changed_is_another_input(world: World) -> None:
+    """The guard reads languages and levels from it, and the embeddings' digest says nothing of them."""
+    store, table = open_store(), world["corpus"].table()
+    place = table.schema.get_field_index("lang")
+    with store.draft("corpus", "again", step="fake") as draft:
+        changed = table.set_column(place, table.schema.field(place), pa.array(["fr"] * len(table)))
+        draft.write_table("part-00000.parquet", changed)
+        other = draft.publish(rows=len(table))
+    assert publish_embeddings(store, other, world["encoder"], name="again").digest == world["embeddings"].digest
+    publish_queries(world, "first-asked", ["en-us"] * 4)
+    publish_queries(world, "again-asked", ["en-us"] * 4, other)
+    alone = {"dev_queries": None, "guard_queries": [], "unguarded": True}
+    found = [
+        find_inputs(config(embeddings=name, queries=queries, **alone), store)
+        for name, queries in (("two", "first-asked"), ("again", "again-asked"))
+    ]
+    assert found[0]["queries"].digest == found[1]["queries"].digest
+    assert len({store.draft("encoder", "x", step="tune", inputs=inputs).key for inputs in found}) == 2
+    assert [inputs["corpus"].key for inputs in found] == [world["corpus"].key, other.key]
+    guarded = find_inputs(config(guard_embeddings=["two"]), store)
+    assert guarded["guard_corpus.0"].key == world["corpus"].key
+
+
 def test_vectors_of_another_encoder(world: World, tmp_path: Path) -> None:
     other = tiny_encoder(tmp_path / "other", seed=7)
     refused(
