@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from retort.errors import ConfigError
 from retort.resources import Resources
@@ -69,18 +70,30 @@ class JobConfig(BaseModel):
         return found
 
     def identity(self) -> dict[str, Any]:
-        """The result-affecting part of this config, as JSON-ready values."""
-        outside = set(self.references())
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("identity") is False:
-                outside.add(name)
-        return self.model_dump(mode="json", exclude=outside)
+        """The result-affecting part of this config, models inside it too, as JSON-ready values."""
+        return self.model_dump(mode="json", exclude={**_outside(self), **dict.fromkeys(self.references(), True)})
 
     @classmethod
     def validated(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
         """Build the config, or raise ConfigError naming field, value and what was expected."""
         return validated(cls, values, where)
+
+
+def _outside(value: Any) -> dict[Any, Any]:
+    """What `model_dump` leaves out of a value, as its `exclude`: fields made by `plain`, of models inside it too."""
+    places: dict[Any, Any] = {}
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        places = {name: True if _is_plain(field) else _outside(getattr(value, name)) for name, field in fields}
+    elif isinstance(value, Mapping):
+        places = {key: _outside(one) for key, one in value.items()}
+    elif isinstance(value, list | tuple):
+        places = {place: _outside(one) for place, one in enumerate(value)}
+    return {place: left_out for place, left_out in places.items() if left_out}
+
+
+def _is_plain(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("identity") is False
 
 
 Model = TypeVar("Model", bound=BaseModel)

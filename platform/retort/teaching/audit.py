@@ -222,13 +222,19 @@ def _score_all(
 
 
 def _earlier(config: AuditConfig, store: Store, teacher: Artefact) -> list[Artefact]:
-    """Return the judgements in the store that this teacher made with these settings, newest first."""
+    """Return the judgements in the store whose scores this teacher gave with these settings, newest first."""
+    # Beside a service the teacher gave word maps only; "torch" stands for all backends of equal scores (ScoreConfig.identity).
+    settings = {
+        "max_tokens": config.max_tokens,
+        "precision": config.precision,
+        "service": None,
+        "backend": "torch",
+    }
     return [
         made
         for made in reversed(store.list("judgements"))
         if any(record.role == "teacher" and record.digest == teacher.digest for record in made.manifest.inputs)
-        and made.manifest.config.get("max_tokens") == config.max_tokens
-        and made.manifest.config.get("precision") == config.precision
+        and settings.items() <= made.manifest.config.items()
     ]
 
 

@@ -160,6 +160,8 @@ class PartScorer:
         if reasons:
             rows = [{"query_id": ids[i][0], "passage_id": ids[i][1], "reason": reasons[i]} for i in sorted(reasons)]
             self._draft.write_table(quarantine_name(part), pa.Table.from_pylist(rows, schema=QUARANTINE))
+        else:  # a run that was killed before its part may have left one, of pairs that this run could read
+            self._draft.area.delete(quarantine_name(part))
         trust = self._trusted(ids, verdicts, kept)
         self._draft.write_table(part, _table(ids, verdicts, hashes, kept, trust))
         seconds = time.monotonic() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,7 +19,7 @@ from retort.models.fakes import FakeCrossEncoder, tiny_cross_encoder, tiny_encod
 from retort.models.imports import teacher_artefact
 from retort.progress import QUIET
 from retort.store import Artefact, Store
-from retort.store.schemas import QREL, QUERY
+from retort.store.schemas import JUDGEMENT, QREL, QUERY
 from retort.teaching.audit import AuditConfig, audit
 from retort.teaching.audit_page import render_page
 from retort.teaching.audit_pairs import (
@@ -33,7 +34,9 @@ from retort.teaching.audit_pairs import (
 from retort.teaching.audit_report import TeacherView, assemble
 from retort.teaching.audit_verdict import Thresholds
 from retort.teaching.fakes import SMALL_WORDS, publish_small_world
-from retort.teaching.scorer import PairScorer, QueryTexts, TeacherJudge
+from retort.teaching.reuse import pair_hash
+from retort.teaching.score import ScoreConfig
+from retort.teaching.scorer import PairScorer, QueryTexts, TeacherJudge, distinct_pairs
 from retort.teaching.trained_on import TRAINED_ON, trained_on, trained_on_table
 
 World = dict[str, Artefact]
@@ -255,6 +258,48 @@ def test_candidates_that_name_absent_ids_are_refused(
     candidates = publish_candidates([[("q1", "nowhere", "bm25", 1)]])
     with pytest.raises(InputError, match="names 1 passages that the corpus does not have: 'nowhere'"):
         audit(config({**world, "candidates": candidates}, teacher))
+
+
+def judged_before(store: Store, world: World, teacher: str, **fields: Any) -> Artefact:
+    """Judgements of all candidates, every score 7."""
+    inputs = {**world, "teacher": store.get(teacher)}
+    names = {role: artefact.uri for role, artefact in inputs.items()}
+    settings = ScoreConfig.validated({**names, "word_level": False, "precision": "fp32", **fields})
+    queries, passages = QuerySet.open(world["queries"]), Passages.open(world["corpus"])
+    with store.draft("judgements", "before", step="score", inputs=inputs, config=settings.identity()) as draft:
+        for part in world["candidates"].parts():
+            ids = distinct_pairs(world["candidates"].part(part))
+            texts = zip(
+                (queries.texts[queries.positions[q]] for q, _ in ids), passages.texts([p for _, p in ids]), strict=True
+            )
+            rows = [
+                {"query_id": q, "passage_id": p, "content_hash": pair_hash(*pair), "score": 7.0, "window": 0, "trust": 1.0}
+                for (q, p), pair in zip(ids, texts, strict=True)
+            ]  # fmt: skip
+            draft.write_table(part, pa.Table.from_pylist(rows, schema=JUDGEMENT))
+        return draft.publish()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reused"),
+    [
+        ({}, 48 * 6),
+        ({"backend": "onnx"}, 48 * 6),
+        ({"backend": "onnx-int8"}, 0),
+        ({"service": {"url": "http://x/rerank"}, "word_level": True}, 0),
+    ],
+)
+def test_only_scores_that_the_teacher_itself_gave_are_taken_over(
+    store: Store, world: World, teacher: str, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], reused: int
+) -> None:
+    def in_turn(worker: Any, settings: Any, parts: Any, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        made = worker(**settings)
+        return [made(part) for part in parts]
+
+    monkeypatch.setattr("retort.runtime.connecting.connected", nullcontext)
+    monkeypatch.setattr("retort.teaching.stages.map_parts", in_turn)
+    judged_before(store, world, teacher, **fields)
+    assert audit(config(world, teacher, precision="fp32")).metrics["reused"] == reused
 
 
 def test_enforcing_and_speed_leave_the_key_alone(world: World) -> None:

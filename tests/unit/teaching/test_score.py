@@ -137,6 +137,16 @@ def test_settings_of_speed_and_reuse_leave_the_key_alone(world: dict[str, Artefa
     assert config(world, top_k=3).identity() != plain
 
 
+def test_a_higher_cost_cap_goes_on_with_the_same_draft(world: dict[str, Artefact]) -> None:
+    def asked(**more: Any) -> dict[str, Any]:
+        service = {"url": "http://x/rerank", "max_cost": 1, **more}
+        return config(world, service=service).identity()
+
+    patient = {"max_cost": 9, "requests_per_minute": 5, "attempts": 9, "timeout_s": 9, "documents_per_request": 5}
+    assert asked(**patient, price_per_request=0.5, key_env="OTHER_KEY") == asked()
+    assert asked(model="other") != asked() and asked(shape="tei") != asked()
+
+
 @pytest.mark.parametrize(
     ("rows", "fields", "told"),
     [

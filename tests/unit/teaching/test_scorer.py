@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retort.models.judgements import Judgements
-from retort.store import Artefact, Store
+from retort.store import Artefact, Draft, Store
 from retort.store.schemas import JUDGEMENT
 from retort.teaching.fakes import FakeJudge
 from retort.teaching.reuse import ReuseIndex, pair_hash
@@ -91,6 +91,22 @@ def test_poisoned_rows_go_to_the_quarantine_and_all_others_are_judged(
 
 def test_a_clean_part_has_no_quarantine_file(judge_all: Callable) -> None:
     assert judge_all(PAIRS)[0].files() == ["part-00000.parquet"]
+
+
+def test_what_was_unreadable_in_a_killed_run_and_is_read_now_is_not_counted_as_quarantined(
+    judge_all: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_before_the_part(draft: Draft, path: str, table: Any) -> None:
+        if draft.kind == "judgements" and path.startswith("part-"):
+            raise KeyboardInterrupt
+        write_table(draft, path, table)
+
+    write_table = Draft.write_table
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(Draft, "write_table", killed_before_the_part)
+        judge_all(PAIRS, passages=Texts({"p22": "boom"}))
+    artefact, stats, _ = judge_all(PAIRS)
+    assert artefact.files() == ["part-00000.parquet"] and (stats["pairs"], stats["quarantined"]) == (4, 0)
 
 
 def test_unchanged_pairs_are_taken_from_earlier_judgements(judge_all: Callable) -> None:
