@@ -21,7 +21,7 @@ from retort.arguments import parse
 from retort.errors import ConfigError, RetortError
 from retort.pipeline.jobs import JOBS, job
 from retort.resources import share_the_machine
-from retort.store import Artefact, open_store
+from retort.store import KINDS, Artefact, open_store
 from retort.terminal import TerminalProgress, artefact_table, lineage_lines
 
 INTERRUPTED = 130
@@ -37,12 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] == "--version":
         console.print(f"retort {__version__}", highlight=False)
         return 0
-    logging.basicConfig(
-        level=os.environ.get("RETORT_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
     share_the_machine()
     name, rest = given[0], given[1:]
     try:
+        _set_up_logging()
         if name in JOBS:
             run_job(name, rest, console)
         elif name in COMMANDS:
@@ -60,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return INTERRUPTED
     return 0
+
+
+def _set_up_logging() -> None:
+    level = os.environ.get("RETORT_LOG", "WARNING")
+    levels = logging.getLevelNamesMapping()
+    if level.upper() not in levels:
+        raise ConfigError(f"RETORT_LOG is {level!r}. Levels: {', '.join(levels)}.")
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
 
 def run_job(name: str, arguments: Sequence[str], console: Console | None = None) -> dict[str, Artefact]:
@@ -91,9 +97,12 @@ class _List(_StoreOnly):
 
 def _ls(arguments: Sequence[str], console: Console) -> None:
     config = parse(_List, arguments, "retort ls", positional="kind")
+    if config.kind not in (None, *KINDS):
+        raise ConfigError(f"There is no kind of artefact {config.kind!r}. Kinds: {', '.join(KINDS)}.")
     store = open_store(config.store)
     found = store.list(config.kind)
-    console.print(artefact_table({item.uri: item for item in found}) if found else f"Store {store.uri} is empty.")
+    nothing = f"Store {store.uri} holds no {config.kind}." if config.kind else f"Store {store.uri} is empty."
+    console.print(artefact_table({item.uri: item for item in found}) if found else nothing)
 
 
 def _lineage(arguments: Sequence[str], console: Console) -> None:

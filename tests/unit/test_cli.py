@@ -33,3 +33,19 @@ def test_a_wrong_option_is_told_after_the_programs_name_and_that_once(capsys, ar
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(told) and shown.count("retort") == 1
+
+
+def test_a_log_level_that_there_is_not_is_told_with_those_there_are(capsys, monkeypatch):
+    monkeypatch.setenv("RETORT_LOG", "loud")
+    assert main(["ls"]) == 2
+    told = capsys.readouterr().err
+    assert "RETORT_LOG is 'loud'. Levels: CRITICAL" in told and "DEBUG" in told and told.count("\n") == 1
+    monkeypatch.setenv("RETORT_LOG", "error")
+    assert main(["ls"]) == 0
+
+
+def test_a_kind_of_artefact_that_there_is_not_is_told_with_those_there_are(capsys):
+    assert main(["ls", "corpora"]) == 2
+    assert "no kind of artefact 'corpora'. Kinds: corpus, queries, " in capsys.readouterr().err
+    assert main(["ls", "corpus"]) == 0
+    assert "holds no corpus" in capsys.readouterr().out

@@ -14,23 +14,42 @@ from retort.pipeline.jobs import JOBS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_cluster_yaml_fits_the_schema_that_ships_with_ray():
+@pytest.fixture
+def cluster():
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture
+def schema():
     import ray.autoscaler
 
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+
+
+def test_cluster_yaml_fits_the_schema_that_ships_with_ray(cluster, schema):
     jsonschema.validate(cluster, schema)
     assert cluster["head_node_type"] in cluster["available_node_types"]
 
 
-def test_cluster_yaml_with_a_misspelt_field_does_not_fit():
-    import ray.autoscaler
-
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+def test_cluster_yaml_with_a_misspelt_field_does_not_fit(cluster, schema):
     cluster["max_wokers"] = cluster.pop("max_workers")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(cluster, schema)
+
+
+def test_every_node_of_cluster_yaml_has_an_image_the_stores_credentials_and_room(cluster):
+    nodes = {name: node["node_config"] for name, node in cluster["available_node_types"].items()}
+    assert len({node["InstanceType"] for node in nodes.values()}) == len(nodes)
+    for node in nodes.values():
+        assert node["ImageId"].startswith("ami-"), "Ray's default image has a Python that is too old"
+        assert node["IamInstanceProfile"], "a worker without a profile cannot read the store"
+        assert node["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"] >= 100
+    assert "InstanceMarketOptions" not in nodes[cluster["head_node_type"]]
+
+
+def test_what_a_node_of_cluster_yaml_exports_reaches_the_store_in_its_region(cluster):
+    exported = next(line for line in cluster["setup_commands"] if "export" in line)
+    assert f"AWS_REGION={cluster['provider']['region']} " in exported and "RETORT_STORE=s3://" in exported
 
 
 def test_the_standard_librarys_platform_is_not_shadowed_at_the_root():

@@ -14,7 +14,7 @@ from rich.console import Console
 from retort.arguments import parse
 from retort.config import validated
 from retort.errors import ConfigError, InputError
-from retort.pipeline.plan import load_plan
+from retort.pipeline.plan import Plan, load_plan
 from retort.pipeline.runner import PipelineRun, run_pipeline
 from retort.runtime.connecting import connected
 from retort.store import Artefact
@@ -61,10 +61,10 @@ def run_plan(arguments: Sequence[str], console: Console) -> None:
     if command.store:
         overrides["store"] = command.store
     plan = load_plan(command.pipeline, overrides)
-    _writable(command.report)
+    _check_report(plan, command.report)
     run = run_pipeline(plan, TerminalProgress(console))
     console.print(artefact_table(run.artefacts))
-    _show_report(run, console, command.report)
+    _show_report(plan, run, console, command.report)
 
 
 def run_quickstart(arguments: Sequence[str], console: Console) -> None:
@@ -79,12 +79,12 @@ def run_quickstart(arguments: Sequence[str], console: Console) -> None:
     if command.data:
         overrides["ingest.source"] = command.data
     plan = load_plan("quickstart", overrides)
-    _writable(command.report)
+    _check_report(plan, command.report)
     if command.serve:
         check_port(command.host, command.port)  # told now, and not after minutes of work
     with connected():
         run = run_pipeline(plan, TerminalProgress(console))
-        report = _show_report(run, console, command.report)
+        report = _show_report(plan, run, console, command.report)
         assert report is not None, "the quickstart's plan has no report"
         index, encoder = served_pair(run, report)
         if not command.serve:
@@ -107,22 +107,26 @@ def served_pair(run: PipelineRun, report: dict[str, Any]) -> tuple[Artefact, Art
     return index, embeddings.input("encoder")
 
 
-def _show_report(run: PipelineRun, console: Console, target: str | None) -> dict[str, Any] | None:
-    """Print the newest report's table and examples, and write its systems to `target`."""
+def _evaluations(plan: Plan) -> list[str]:
+    """The steps that compare systems; an audit's report has no such table."""
+    return [name for name, fields in plan.steps.items() if fields["job"] == "evaluate"]
+
+
+def _show_report(plan: Plan, run: PipelineRun, console: Console, target: str | None) -> dict[str, Any] | None:
+    """Print the last comparison's table and examples, and write its systems to `target`."""
     from retort.evaluation.tables import example_lines, report_table
 
-    reports = [item for item in run.artefacts.values() if item.kind == "report"]
-    if not reports:
-        if target:
-            raise ConfigError(f"--report {target}: this pipeline has no evaluate step, so there is no report to write.")
+    evaluations = _evaluations(plan)
+    if not evaluations:
         return None
-    report: dict[str, Any] = reports[-1].json("report.json")
+    artefact = run[f"${evaluations[-1]}"]
+    report: dict[str, Any] = artefact.json("report.json")
     console.print()
     console.print(report_table(report))
     console.print()
     for line in example_lines(report):
         console.print(line)
-    console.print(f"Report: {reports[-1].area.full('report.html')}", highlight=False)
+    console.print(f"Report: {artefact.area.full('report.html')}", highlight=False)
     if target:
         Path(target).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         console.print(f"Written: {target}", highlight=False)
@@ -135,13 +139,30 @@ def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
         field, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair!r}: expected STEP.FIELD=VALUE, for example --set student.epochs=2.")
-        values[field.strip().replace("-", "_") if "." not in field else field] = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is not YAML: {' '.join(str(error).split())}.") from None
+        values[field.strip().replace("-", "_") if "." not in field else field] = value
     return values
 
 
-def _writable(target: str | None) -> None:
-    if target and not Path(target).resolve().parent.is_dir():
-        raise InputError(f"--report {target}: folder {Path(target).resolve().parent} is not there; make it first.")
+def _check_report(plan: Plan, target: str | None) -> None:
+    """Whether there will be a report and it can be written is told now, and not after hours of work."""
+    if target is None:
+        return
+    if not _evaluations(plan):
+        raise ConfigError(f"--report {target}: this pipeline has no evaluate step, so there is no report to write.")
+    path = Path(target)
+    try:
+        there = path.exists()
+        path.open("a").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--report {target}: {error.strerror}. Name a file in a folder that you may write to."
+        ) from None
 
 
 class QueryCommand(BaseModel):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,18 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
 
     Raises NotFoundError, or ConfigError naming the file and the field.
     """
-    path = Path(name_or_path)
+    path: Traversable = Path(name_or_path)
     if name_or_path in shipped_plans():
-        text = (resources.files("retort.pipeline") / "plans" / f"{name_or_path}.yaml").read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text("utf-8")
-    else:
+        path = resources.files("retort.pipeline") / "plans" / f"{name_or_path}.yaml"
+    elif not path.is_file():
         raise NotFoundError(
             f"There is no pipeline {name_or_path!r}: no such file, and the package ships {', '.join(shipped_plans())}."
         )
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{name_or_path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name_or_path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name_or_path} holds {type(values).__name__}; expected fields name and steps.")
@@ -76,13 +77,16 @@ def _override(values: dict[str, Any], field: str, value: Any) -> None:
     if not rest:
         values[step] = value
         return
-    steps = values.get("steps") or {}
-    if step not in steps:
-        raise ConfigError(f"Cannot set {field!r}: the pipeline has no step {step!r}. Steps: {', '.join(steps)}.")
-    target = steps[step]
+    steps = values.get("steps")
+    target = steps if isinstance(steps, dict) else {}
+    if step not in target:
+        there = ", ".join(map(str, target)) or "none"
+        raise ConfigError(f"Cannot set {field!r}: the pipeline has no step {step!r}. Steps: {there}.")
     *parents, last = rest.split(".")
-    for parent in parents:
+    for parent in [step, *parents]:
         target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"Cannot set {field!r}: {parent!r} is {target!r}, which has no fields.")
     target[last] = value
 
 
@@ -90,8 +94,9 @@ def _check(plan: Plan, where: str) -> None:
     """Every step's job exists, every field is known and every reference points back, before anything runs."""
     seen: list[str] = []
     for name, fields in plan.steps.items():
-        if "job" not in fields:
-            raise ConfigError(f"{where}: step {name!r} has no job. Write for example `job: ingest`.")
+        if not isinstance(fields.get("job"), str):
+            given = f"job {fields['job']!r}, which is no name" if "job" in fields else "no job"
+            raise ConfigError(f"{where}: step {name!r} has {given}. Write for example `job: ingest`.")
         for value in references(fields):
             match = REFERENCE.fullmatch(value)
             if match and match[1] not in seen:

@@ -25,6 +25,7 @@ from retort.runtime.connecting import connected
 log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
+NODE_GROUP = "ray.io/node-group"
 
 
 class PartWorker(Protocol):
@@ -121,10 +122,19 @@ def _take(row: Mapping[str, Any], found: dict[str, dict[str, Any]]) -> None:
 
 
 def check_fits(workers: int, cpus: float, gpus: float) -> None:
-    """Refuse a plan that the cluster can never start: Ray would wait for ever without a word."""
+    """Refuse a plan that the cluster can never start: Ray would wait for ever without a word. One that grows is waited for, and that is said."""
     have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if workers * cpus + 0.5 > have.get("CPU", 0.0) or workers * gpus > have.get("GPU", 0.0):
+    if workers * cpus + 0.5 <= have.get("CPU", 0.0) and workers * gpus <= have.get("GPU", 0.0):
+        return
+    plan = f"{workers} workers of {cpus:g} CPUs and {gpus:g} GPUs (plus half a CPU for reading)"
+    size = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
+    if not _grows():
         raise InputError(
-            f"{workers} workers of {cpus:g} CPUs and {gpus:g} GPUs (plus half a CPU for reading) do not fit this Ray cluster of "
-            f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs. Lower resources.workers or resources.cpus_per_worker."
+            f"{plan} do not fit this Ray cluster of {size}. Lower resources.workers or resources.cpus_per_worker."
         )
+    log.warning("%s wait for new nodes: the cluster has %s now; `ray status` tells what it can start", plan, size)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler may add nodes: those that `ray up` or KubeRay start are labelled with their group."""
+    return any(NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]

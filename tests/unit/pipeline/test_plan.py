@@ -29,6 +29,18 @@ def test_an_override_of_an_unknown_step_names_the_steps():
         load_plan("quickstart", {"teachr.epochs": 1})
 
 
+def test_an_override_of_a_field_that_has_no_fields_names_it():
+    with pytest.raises(ConfigError, match="Cannot set 'ingest.source.foo': 'source' is 'sample', which has no fields"):
+        load_plan("quickstart", {"ingest.source.foo": 1})
+
+
+@pytest.mark.parametrize("steps", ["[a]", "5", "{a: 5}"])
+def test_an_override_of_steps_that_are_none_is_refused(tmp_path, steps):
+    (tmp_path / "p.yaml").write_text(f"name: p\nsteps: {steps}\n")
+    with pytest.raises(ConfigError, match="Cannot set 'a.seed'"):
+        load_plan(str(tmp_path / "p.yaml"), {"a.seed": 1})
+
+
 def test_an_unknown_pipeline_names_those_there_are():
     with pytest.raises(NotFoundError, match="no pipeline 'quickstrat'.*quickstart"):
         load_plan("quickstrat")
@@ -37,6 +49,12 @@ def test_an_unknown_pipeline_names_those_there_are():
 def test_a_step_without_a_job_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("name: p\nsteps:\n  a: {source: x}\n")
     with pytest.raises(ConfigError, match="step 'a' has no job"):
+        load_plan(str(tmp_path / "p.yaml"))
+
+
+def test_a_job_that_is_no_name_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\nsteps:\n  a: {job: [ingest], source: x}\n")
+    with pytest.raises(ConfigError, match=r"step 'a' has job \['ingest'\], which is no name"):
         load_plan(str(tmp_path / "p.yaml"))
 
 
@@ -49,6 +67,12 @@ def test_an_unknown_job_names_the_jobs(tmp_path):
 def test_yaml_that_is_none_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="is not YAML"):
+        load_plan(str(tmp_path / "p.yaml"))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_bytes("name: Prüfung".encode("latin-1"))
+    with pytest.raises(ConfigError, match="p.yaml is not YAML: .*can't decode"):
         load_plan(str(tmp_path / "p.yaml"))
 
 
