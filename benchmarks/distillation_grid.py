@@ -213,11 +213,11 @@ class Grid:
         queries = QuerySet.open(self.data.taught)
         settings = FilterSettings.model_validate({"method": BEST.filter})
         found: dict[tuple[str, str], bool] = {}
-        previous: float | None = None
+        earlier: list[dict[str, Any]] = []
         for one in self.rounds(BEST):
             judgements = Judgements.open(one.judgements)
-            outcome = false_negative_filter(judgements, queries, settings, round_number=one.number, previous=previous)
-            previous = outcome.audit["threshold"] if outcome.audit else None
+            outcome = false_negative_filter(judgements, queries, settings, round_number=one.number, earlier=earlier)
+            earlier = outcome.audit["thresholds"] if outcome.audit else []
             for group in judgements:
                 relevant = set(queries.positives(group.query_id))
                 for passage, dropped in zip(group.passage_ids, outcome(group).tolist(), strict=True):

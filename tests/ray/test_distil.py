@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 from tests.watch import Watch
 
+from retort.corpus.queries import QuerySet
 from retort.distillation.distil import DistilConfig, distil
 from retort.distillation.fakes import publish_judgements
+from retort.distillation.student_audit import audit_student
 from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import tiny_encoder
 from retort.store import Artefact, open_store
@@ -113,15 +115,64 @@ def test_an_encoder_is_distilled_published_and_not_distilled_twice(world: World,
 
 @pytest.mark.slow
 def test_two_workers_distil_what_one_does(world: World, other_store: str, tmp_path: Path) -> None:
-    one = distil(config(tmp_path, epochs=2))
+    settings = {"epochs": 2, "learning_rate": 1e-4}
+    one = distil(config(tmp_path, **settings))
     two = distil(
-        config(tmp_path, epochs=2, store=other_store, chunk_tokens=256, resources={"workers": 2, "threads": 1})
+        config(tmp_path, **settings, store=other_store, chunk_tokens=256, resources={"workers": 2, "threads": 1})
     )
     assert one.key == two.key
-    curves = [json.loads(e.local("training_curve.json").read_text())["loss"] for e in (one, two)]
-    assert curves[1][:4] == pytest.approx(curves[0][:4], rel=2e-3)
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, atol=4e-3, rtol=0, msg=name)
+    curves = [json.loads(e.local("training_curve.json").read_text()) for e in (one, two)]
+    for part in ("loss", "grad_norm"):
+        assert curves[1][part] == pytest.approx(curves[0][part], rel=1e-5)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    moves = [torch.cat([(tensor - base[name]).reshape(-1) for name, tensor in weights(e).items()]) for e in (one, two)]
+    # Of the whole way: Adam makes full steps even along gradients that are nothing but rounding (a key's bias).
+    assert (moves[1] - moves[0]).norm() < 0.02 * moves[0].norm()
+
+
+def publish_taught(world: World, queries: int) -> World:
+    """The first queries with their candidates, judged by a teacher (known by its digest alone)."""
+    store = open_store()
+    files = {name: world["queries"].part(name).slice(0, queries) for name in ("queries.parquet", "qrels.parquet")}
+    found = {"corpus": world["corpus"]}
+    with store.draft("queries", "taught", step="fake", inputs=found, config={"queries": queries}) as draft:
+        for name, table in files.items():
+            draft.write_table(name, table)
+        found["queries"] = draft.publish()
+    with store.draft("candidates", "taught", step="fake", inputs=found, config={"queries": queries}) as draft:
+        for part in world["candidates"].parts()[: queries // 8]:
+            draft.write_table(part, world["candidates"].part(part))
+        found["candidates"] = draft.publish()
+    return {**found, "judgements": publish_judgements(store, {**found, "teacher": world["corpus"]}, name="taught")}
+
+
+def test_student_and_base_are_audited_reading_as_much_as_they_can(world: World, tmp_path: Path) -> None:
+    taught = publish_taught(world, 16)
+    teacher = world["corpus"]
+    entry = {
+        "name": teacher.name, "digest": teacher.digest, "verdict": {"passed": True}, "length_correlation": None, "worst_slice": None, "slices": [],
+        "unseen": {"pair_accuracy": {"mean": 0.9}, "ndcg@10": {"mean": 0.8}},
+    }  # fmt: skip
+    inputs = {role: world[role] for role in ("corpus", "queries", "candidates")}
+    settings = {"max_queries": 500, "seed": 13}
+    with open_store().draft("report", "audited", step="audit", inputs=inputs, config=settings) as draft:
+        draft.write_json("audit.json", {"teachers": [entry]})
+        audit = draft.publish()
+    # Four tokens of a passage in training: the two words that its query asks for.
+    given = config(tmp_path, queries="taught", judgements="taught", teacher_audit="audited", max_passage_tokens=4, word_weight=0, epochs=2)  # fmt: skip
+    encoder = distil(given)
+    found = encoder.json("student_audit.json")
+    assert found["queries"] == 16, "those that it did not learn from"
+    base = DualEncoder.load(tmp_path / "base", device="cpu", precision="fp32")
+    texts = QuerySet.open(taught["queries"]).texts
+    expected = audit_student(audit, (teacher.digest, teacher.name), base, base, texts, given.seed)
+    assert expected is not None and found["systems"]["base"] == expected["systems"]["base"]
+    card = encoder.local("README.md").read_text()
+    assert "| teacher | 0.900 | 0.800 |" in card and "| base |" in card and "| student |" in card
+    # The filter's numbers are the card's too.
+    filtered = encoder.metrics["filter"]
+    assert filtered["thresholds"] == [{"round": 0, "threshold": filtered["threshold"]}]
+    assert f"| 0 | {filtered['threshold']:.3f} |" in card and f"{filtered['dropped']} (" in card
 
 
 @pytest.mark.slow

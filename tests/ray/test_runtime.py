@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch.distributed
 from ray.data import DataContext
 
 from retort.errors import InputError
@@ -84,7 +85,11 @@ def test_training_goes_on_after_a_lost_worker(tmp_path):
     assert (tmp_path / "last" / "step").read_text() == "4"
 
 
-def test_a_loops_own_error_ends_the_run_with_its_message(tmp_path):
+def full_disk(report):
+    raise OSError("No space left on device")
+
+
+def test_a_loops_own_error_ends_the_run_with_its_message_whatever_befell_the_reports(tmp_path):
     with pytest.raises(InputError, match="loss is NaN at step 5"):
         run_training(
             count_to_five,
@@ -93,6 +98,36 @@ def test_a_loops_own_error_ends_the_run_with_its_message(tmp_path):
             scratch=str(tmp_path / "s"),
             run_name="r",
             into=tmp_path / "l",
+            on_report=full_disk,
+        )
+
+
+def test_what_cannot_be_shown_is_told_after_the_run_and_costs_no_step(tmp_path):
+    given = {"scratch": str(tmp_path / "s"), "run_name": "r", "into": tmp_path / "l"}
+    with pytest.raises(OSError, match="No space left"):
+        run_training(count_to_five, {"die": False, "fail": False}, Resources(), **given, on_report=full_disk)
+    resumed = run_training(count_to_five, {"die": False, "fail": False}, Resources(), **given)
+    assert [report["step"] for report in resumed.reports] == [4], "the first run went on to its last checkpoint"
+
+
+def fail_on_one_rank(settings, link):
+    if link.rank == 1:
+        raise InputError("the map of query 'q7' is damaged.")
+    torch.distributed.barrier()  # rank 0 waits for the other, as it does within a step; gloo would wait for half an hour
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_failures", [0, 3])
+def test_an_error_on_one_rank_ends_the_run_on_all_of_them(tmp_path, max_failures):
+    with pytest.raises(InputError, match="map of query 'q7' is damaged"):
+        run_training(
+            fail_on_one_rank,
+            {},
+            Resources(workers=2),
+            scratch=str(tmp_path / "s"),
+            run_name="r",
+            into=tmp_path / "l",
+            max_failures=max_failures,
         )
 
 
@@ -132,3 +167,20 @@ def test_workers_of_an_instance_of_ones_own_have_the_niceness_asked_for():
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert int(done.stdout.split()[-1]) == min(19, expected)
+
+
+GROWING = """
+from retort.runtime.connecting import connected
+from retort.runtime.stages import check_fits
+
+with connected():
+    check_fits(999, 1, 1)
+"""
+
+
+def test_a_plan_that_a_growing_cluster_may_start_later_is_waited_for_and_that_is_said():
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_NODE_TYPE_NAME"] = "head"  # as `ray up` starts a node of an autoscaling cluster
+    done = subprocess.run([sys.executable, "-c", GROWING], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "999 workers of 1 CPUs and 1 GPUs" in done.stderr and "wait for new nodes" in done.stderr

@@ -72,7 +72,7 @@ def test_a_query_encoder_is_tuned_published_and_not_tuned_twice(world: World, tm
     assert found["moved"] > 0.9 and found["median_ulps"] > 1
     assert found["vectors_digest_before"] == found["vectors_digest_after"] == world["embeddings"].digest
     assert {record.role for record in encoder.manifest.inputs} == {
-        "embeddings", "queries", "dev_queries", "guard_queries.0", "encoder",
+        "corpus", "embeddings", "queries", "dev_queries", "guard_queries.0", "encoder",
     }  # fmt: skip
     assert watch.by_task["tuning"] == 12 and any("dev MRR@10" in note and "all kept" in note for note in watch.notes)
     assert any(line.startswith("Kept: 2 languages") for line in watch.said)

@@ -5,7 +5,7 @@ without a graph, for its vectors only; the loss over all vectors gives the gradi
 encoded again with a graph, through which those gradients flow. A query stays with its passages in one chunk, so that the
 word-level loss, which needs token states of both, is added in that second pass. Dropout draws the same masks in both.
 
-The gradients equal those of the batch in one piece; with one chunk there is only one pass.
+The gradients equal those of the batch in one piece; with one chunk, on every worker, there is only one pass.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def backward_in_chunks(
     loss_of_vectors: Callable[[list[Tensor]], Tensor],
     loss_of_chunk: Callable[[ChunkT, EncodedT], Tensor | None],
     *,
+    cached: bool,
     device: torch.device,
     synchronised: Callable[[bool], AbstractContextManager[None]] = lambda last: nullcontext(),
 ) -> None:
@@ -68,11 +69,15 @@ def backward_in_chunks(
         encode: a chunk's forward pass.
         loss_of_vectors: called once, with the vectors of each chunk; its graph ends at these vectors.
         loss_of_chunk: called where a chunk's token states are at hand; None where there is nothing to add.
+        cached: whether to encode twice; False only for one chunk. Workers must agree: data parallelism exchanges something
+            in the first forward pass with a graph after the first step, which with one pass comes before what
+            `loss_of_vectors` exchanges, and with two passes behind it.
         device: whose random generators the forward pass draws from.
         synchronised: context for the forward and backward pass of a chunk, told whether it is the last one (where workers
             exchange gradients).
     """
-    if len(chunks) == 1:
+    if not cached:
+        assert len(chunks) == 1, "several chunks go through twice"
         with synchronised(True):
             encoded = encode(chunks[0])
             loss = loss_of_vectors([encoded.vectors])
@@ -89,8 +94,8 @@ def backward_in_chunks(
     for i, (chunk, leaf, state) in enumerate(zip(chunks, leaves, states, strict=True)):
         with synchronised(i == len(chunks) - 1), state.again():
             encoded = encode(chunk)
-            cached = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             # A scalar whose gradient at each vector is the cached one.
-            surrogate = (encoded.vectors * cached).sum()
+            surrogate = (encoded.vectors * gradient).sum()
             extra = loss_of_chunk(chunk, encoded)
             (surrogate if extra is None else surrogate + extra).backward()  # type: ignore[no-untyped-call]

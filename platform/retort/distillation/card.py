@@ -23,6 +23,7 @@ def model_card(student: DualEncoder, facts: CardFacts, audited: Mapping[str, Any
         "Audit": audit_section(audited)
         if audited
         else "The teacher was not audited, so nothing is known of its biases.",
+        "False negatives": _false_negatives(facts.metrics.get("filter")),
         "Training": settings_table(facts.config) + _search(facts.metrics.get("search")),
         "Data and teacher": lineage_table(facts.inputs, deeper=True),
     }
@@ -72,6 +73,24 @@ def _search(found: Mapping[str, Any] | None) -> str:
         )
         lines.append(f"| {row['trial']} | {values} | {steps} | {figure} |")
     return "\n".join(lines)
+
+
+def _false_negatives(audit: Mapping[str, Any] | None) -> str:
+    """What the filter dropped, and its threshold round by round."""
+    if audit is None:
+        return "No query has labels, and without them nothing is a negative: none was dropped as a false one."
+    said = (
+        f"Of {audit['negatives']} judged negatives of {audit['queries']} labelled queries, {audit['dropped']} ({audit['dropped_share']:.1%}) were dropped as "
+        f"false ones (method {audit['method']}), from the lists of {audit['queries_with_drops']} queries; {audit['queries_left_without_negatives']} queries keep none."
+    )
+    curve = [
+        f"| {row['round']} | {row['threshold']:.3f} |" for row in audit["thresholds"] if row["threshold"] is not None
+    ]
+    if not curve:
+        return said
+    return "\n".join(
+        [f"{said} The threshold is a logit of the teacher's:", "", "| round | threshold |", "|---|---|", *curve]
+    )
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:

@@ -8,11 +8,12 @@ import numpy as np
 
 from retort.distillation.training_set import TrainingSet
 from retort.errors import IncompatibleError, InputError
+from retort.models.dual_encoder import DualEncoder
 from retort.models.judgements import Judgements
 from retort.models.word_maps import WordMap
 from retort.store import Artefact
 
-__all__ = ["check_bound", "words_seen_share"]
+__all__ = ["check_bound", "check_cut_alike", "words_seen_share"]
 
 BOUND = {
     "queries": {"corpus": "corpus"},
@@ -38,6 +39,23 @@ def check_bound(inputs: Mapping[str, Artefact]) -> None:
                     f"{inputs[role]} is about {their_role} {record.name} ({record.digest[:12]}), this run has {ours.name} ({ours.digest[:12]}). "
                     f"Name the {their_role} that it was made for, or make it again for these."
                 )
+
+
+def check_cut_alike(base: DualEncoder, start: DualEncoder) -> None:
+    """Refuse a start that cuts texts otherwise than the base: training, dev pool and comparison read one cut of them.
+
+    Raises:
+        InputError: other tokens, or other prefixes.
+    """
+    if dict(base.prefixes) != dict(start.prefixes):
+        what = f"the start lays {dict(start.prefixes)} before texts, the base {dict(base.prefixes)}"
+    elif base.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+        what = f"the start has a vocabulary of {len(start.tokenizer)} tokens, the base another of {len(base.tokenizer)}"
+    else:
+        return
+    raise InputError(
+        f"Start and base cut texts differently: {what}. Name as base the encoder that the start was made from, or leave start out."
+    )
 
 
 def words_seen_share(data: TrainingSet, judgements: Judgements, max_passage_tokens: int) -> float | None:

@@ -34,8 +34,8 @@ class Course:
     patience: int
     seed: int
     chunk_tokens: int
-    forward_tokens: int
-    precision: str
+    forward_tokens: int | None  # None: what suits the worker's device
+    precision: str  # "fp32" | "bf16" | "auto": what is faster on every worker
 
 
 @dataclass
@@ -51,3 +51,8 @@ class State:
     busy_s: float = 0.0  # time in steps, of all runs up to the checkpoint
     wait_s: float = 0.0  # of it, time waited for data
     tokens: int = 0  # padded tokens of this worker's forward passes
+    precision: str = ""  # of matrix products, as the workers chose it
+
+    def over(self, course: Course) -> bool:
+        """Whether all steps are done, or the dev figure stopped rising."""
+        return self.step >= course.steps or self.evaluations_without_gain >= course.patience

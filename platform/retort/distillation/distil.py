@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
-from retort.distillation.checks import check_bound, words_seen_share
+from retort.distillation.checks import check_bound, check_cut_alike, words_seen_share
 from retort.distillation.config import DistilConfig
-from retort.distillation.course import Course
+from retort.distillation.course import Course, State
 from retort.distillation.dev_pool import DevPool
 from retort.distillation.filtering import FalseNegativeFilter, false_negative_filter
 from retort.distillation.neighbours import stored_vectors
@@ -31,8 +31,7 @@ from retort.distillation.prepare import Coverage, prepare, prepare_dev
 from retort.distillation.result import Trained, publish_student, teacher_of
 from retort.distillation.student import initial_student
 from retort.distillation.training_set import TrainingSet
-from retort.errors import ConfigError, InputError, StorageError
-from retort.models.backend import pick_device, pick_precision
+from retort.errors import ConfigError, IncompatibleError, InputError, NotFoundError, StorageError
 from retort.models.dual_encoder import DualEncoder
 from retort.models.imports import encoder_artefact
 from retort.models.judgements import Judgements
@@ -65,7 +64,7 @@ def distil(config: DistilConfig, progress: Progress | None = None) -> Artefact:
         NotFoundError: an input is not in the store.
         IncompatibleError: the judgements, candidates or embeddings are of another corpus or other queries.
         InputError: nothing to learn from, fewer hard negatives than asked for, maps of words that the student does not read,
-            or the teacher failed its audit.
+            a start that cuts texts otherwise than the base, or the teacher failed its audit.
         PolicyError: an input brings a licence or personal data that the policy forbids.
         ModelError: the base cannot be trained so (layers, tokenizer).
         NotFiniteError: the loss became infinite or not a number; the last checkpoint is kept.
@@ -98,8 +97,7 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
     student = initial_student(start.local(), layers=config.layers, precision=config.precision)
     freeze(student.model, config.frozen)  # a wrong name is told now and not by a worker
     reader = DualEncoder.load(inputs["base"].local(), precision=config.precision, max_tokens=limits)
-    if reader.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        reader = DualEncoder.load(start.local(), precision=config.precision, max_tokens=limits)
+    check_cut_alike(reader, student)
     data, dev, coverage, filtered = _training_data(config, draft, inputs, reader, progress)
     course = _course(config, data, student)
     settings = _loop_settings(config, draft, inputs)
@@ -115,11 +113,22 @@ def _distil(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact], 
         checkpoint = _train(
             config, draft, {**settings, "course": asdict(course)}, Path(folder) / "checkpoint", progress
         )
-        state = json.loads((checkpoint / "state.json").read_text())
+        state = _final_state(checkpoint, course, draft.scratch())
         student.model.load_state_dict(load_file(checkpoint / "best.safetensors"))
     return publish_student(
         config, draft, inputs, Trained(student, reader, state, course, coverage, filtered, dev, searched), progress
     )
+
+
+def _final_state(checkpoint: Path, course: Course, scratch: str) -> dict[str, Any]:
+    """The state of the last checkpoint; StorageError where the run ended before its end without a word."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    if not State(**state).over(course):
+        raise StorageError(
+            f"Training ended at step {state['step']} of {course.steps} without saying why. Its checkpoints are kept in {scratch}; "
+            "run the same command again to go on from the last one."
+        )
+    return state
 
 
 def _say_what_is_short(config: DistilConfig, coverage: Coverage, progress: Progress) -> None:
@@ -143,7 +152,7 @@ def _training_data(
     queries, passages = QuerySet.open(inputs["queries"]), Passages.open(inputs["corpus"])
     judgements = Judgements.open(inputs["judgements"])
     filtered = false_negative_filter(
-        judgements, queries, config.filter, round_number=config.round, previous=_last_threshold(inputs)
+        judgements, queries, config.filter, round_number=config.round, earlier=_earlier_thresholds(inputs, progress)
     )
     with progress.task("reading texts for training"):
         data, coverage = prepare(
@@ -180,10 +189,27 @@ def _training_data(
     return data, dev, coverage, filtered
 
 
-def _last_threshold(inputs: Mapping[str, Artefact]) -> float | None:
-    """The filter's threshold of the round before, which the student of that round recorded."""
+def _earlier_thresholds(inputs: Mapping[str, Artefact], progress: Progress) -> list[dict[str, Any]]:
+    """The filter's thresholds of the rounds before, which the student of the last one recorded; none of another teacher."""
     audit = inputs["start"].metrics.get("filter") if "start" in inputs else None
-    return audit.get("threshold") if isinstance(audit, dict) else None
+    if not audit or audit["threshold"] is None:
+        return []
+    if not _same_teacher(inputs["start"], inputs["judgements"]):
+        progress.say(
+            f"The filter's threshold starts anew: nothing says that {inputs['start'].name} learnt from the teacher of these judgements, "
+            f"and logits of two teachers cannot be compared."
+        )
+        return []
+    # Students that were made before recorded their own round's alone.
+    return audit.get("thresholds") or [{"round": audit["round_number"], "threshold": audit["threshold"]}]
+
+
+def _same_teacher(start: Artefact, judgements: Artefact) -> bool:
+    """Whether the start learnt from the teacher behind the judgements; not where that is not on record."""
+    try:
+        return teacher_of(start.input("judgements"))[0] == teacher_of(judgements)[0]
+    except (NotFoundError, IncompatibleError):
+        return False
 
 
 def _loop_settings(config: DistilConfig, draft: Draft, inputs: Mapping[str, Artefact]) -> dict[str, Any]:
@@ -258,7 +284,6 @@ def _course(config: DistilConfig, data: TrainingSet, student: DualEncoder) -> Co
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
     temperature = config.temperature or (COSINE_TEMPERATURE if student.normalise else 1.0)
-    device = pick_device()
     if config.negatives == 0 and config.pool == "own":
         raise ConfigError(
             "negatives is 0 and pool is 'own', so that a query has nothing to be compared with. Raise negatives, or widen the pool."
@@ -285,6 +310,6 @@ def _course(config: DistilConfig, data: TrainingSet, student: DualEncoder) -> Co
         patience=config.patience,
         seed=config.seed,
         chunk_tokens=config.chunk_tokens,
-        forward_tokens=config.forward_tokens or (1024 if device.type == "cpu" else 16384),
-        precision=pick_precision(device, config.precision),
+        forward_tokens=config.forward_tokens,
+        precision=config.precision,
     )

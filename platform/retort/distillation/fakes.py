@@ -19,6 +19,7 @@ from retort.distillation.prepare import Coverage, prepare, prepare_dev
 from retort.distillation.trainer import DistilTrainer
 from retort.distillation.training_set import TrainingSet
 from retort.distillation.word_targets import WordTargets
+from retort.models.backend import training_token_budget
 from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import FakeCrossEncoder
 from retort.models.judgements import Judgements
@@ -137,7 +138,7 @@ def small_trainer(
         data := data or small_training_set(world, base, similar=course.similar > 1)[0],
         padding=int(student.tokenizer.pad_token_id or 0),
         chunk_tokens=course.chunk_tokens,
-        forward_tokens=course.forward_tokens,
+        forward_tokens=course.forward_tokens or training_token_budget(student.device),
         word_targets=WordTargets(Judgements.open(world["judgements"])) if course.word_weight else None,
     )
     return DistilTrainer(student, data, course, collator, dev, rank=rank, world=workers)

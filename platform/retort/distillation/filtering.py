@@ -6,7 +6,7 @@ which, the threshold), and goes into the encoder's metrics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ def false_negative_filter(
     settings: FilterSettings,
     *,
     round_number: int = 0,
-    previous: float | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> FalseNegativeFilter:
     """Build the filter of a round.
 
@@ -56,7 +56,11 @@ def false_negative_filter(
         queries: with their labels; without any label nothing is filtered.
         settings: method and its numbers.
         round_number: 0 for the first round.
-        previous: the threshold of the round before, None in the first.
+        earlier: `thresholds` of the last round's audit; empty in the first.
+
+    Returns:
+        The filter; its audit is `mining.filtering.FilterAudit`'s, with ids in its examples, and with `thresholds`: the curve of
+        {"round", "threshold"} up to this round.
 
     Raises:
         InputError: there are labels, but none of these passages was judged, and the method needs their scores.
@@ -81,11 +85,12 @@ def false_negative_filter(
         np.repeat(np.arange(len(names)), sizes),
         settings=settings,
         round_number=round_number,
-        previous=previous,
+        previous=earlier[-1]["threshold"] if earlier else None,
     )
     starts = np.cumsum([0, *sizes])
     parts = np.split(~outcome.kept, starts[1:-1])
     audit = outcome.audit.as_json()
+    audit["thresholds"] = [*earlier, {"round": round_number, "threshold": audit["threshold"]}]
     for examples in (audit["most_certain"], audit["most_doubtful"]):
         for example in examples:
             number = int(np.searchsorted(starts, example["pair"], side="right")) - 1

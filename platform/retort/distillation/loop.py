@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from retort.distillation.student import initial_student
 from retort.distillation.trainer import DistilTrainer
 from retort.distillation.training_set import FILES, TrainingSet
 from retort.distillation.word_targets import WordTargets
-from retort.models.backend import pick_device
+from retort.models.backend import pick_device, shared_precision, training_token_budget
 from retort.models.judgements import Judgements
 from retort.runtime.loop import WorkerLink
 from retort.store import cache_root
@@ -35,12 +36,14 @@ def teach_student(settings: dict[str, Any], link: WorkerLink) -> None:
     Course), area (the draft's FileArea), judgements (artefact; None without word level), checkpoint_steps,
     checkpoint_minutes; evaluate_first (default True): look at the dev pool before the first step too.
     """
-    course = Course(**settings["course"])
+    device, course = pick_device(), Course(**settings["course"])
+    # Decided here and not by the driver, whose machine may be another.
+    course = replace(course, precision=shared_precision(device, course.precision))
     folder = _local_data(settings["area"])
     data = TrainingSet.open(folder)
     dev = DevPool.open(folder) if (folder / DEV_FILE).exists() else None
     student = initial_student(
-        settings["start"].local(), layers=settings["layers"], precision=course.precision, device=str(pick_device())
+        settings["start"].local(), layers=settings["layers"], precision=course.precision, device=str(device)
     )
     freeze(student.model, settings["frozen"])
     if settings["dropout"] is not None:
@@ -50,7 +53,7 @@ def teach_student(settings: dict[str, Any], link: WorkerLink) -> None:
         data,
         padding=int(student.tokenizer.pad_token_id or 0),
         chunk_tokens=course.chunk_tokens,
-        forward_tokens=course.forward_tokens,
+        forward_tokens=course.forward_tokens or training_token_budget(device),
         word_targets=targets,
     )
     with DistilTrainer(student, data, course, collator, dev, rank=link.rank, world=link.world_size) as trainer:

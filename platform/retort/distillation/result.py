@@ -90,9 +90,8 @@ def _audited(
     audit = inputs.get("teacher_audit")
     if audit is None:
         return None
-    base = (
-        trained.reader if config.start is None else DualEncoder.load(inputs["base"].local(), precision=config.precision)
-    )
+    # Loaded anew: the reader cuts texts as training did, while the student reads as much as it can.
+    base = DualEncoder.load(inputs["base"].local(), precision=config.precision)
     with progress.task("auditing the student"):
         return audit_student(
             audit, teacher_of(inputs["judgements"]), trained.student, base, QuerySet.open(inputs["queries"]).texts, config.seed
@@ -128,7 +127,7 @@ def _metrics(trained: Trained) -> dict[str, Any]:
         "history": state["history"],
         "first_loss": round(state["curve"][0][0], 5),
         "last_loss": round(state["curve"][-1][0], 5),
-        "precision": trained.course.precision,
+        "precision": state["precision"],
         "filter": trained.filtered.audit,
         **trained.coverage.as_metrics(),
     }

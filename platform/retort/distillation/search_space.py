@@ -1,7 +1,7 @@
 """What the small search looks for and where: weights, temperatures and the rate, around the values of the config.
 
     values_of(settings, course)    the trials' values; the first trial has the config's own
-    best_trial(rows)               of the trials that went all the way the one with the best figure
+    best_trial(rows)               of the trials that went all the way, and did not diverge, the one with the best figure
 
 Pure functions; `sweep.py` runs the trials. Only ratios of the three weights matter to Adam, so the first loss that is on
 keeps its weight and the others move. A loss that is off stays off, and its temperatures are not searched.
@@ -96,10 +96,14 @@ def trial_steps(settings: SearchSettings, course: Course) -> tuple[int, int]:
 
 
 def best_trial(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The trial with the best figure among those that went farthest; of equal ones the first. None without any figure."""
+    """The trial with the best figure among those that went farthest; of equal ones the first. None without any figure.
+
+    One that diverged after its figure is taken only where all others have none, or diverged too.
+    """
     told: Sequence[Mapping[str, Any]] = [row for row in rows if row["history"]]
     if not told:
         return None
+    told = [row for row in told if not row["diverged"]] or told
     farthest = max(row["history"][-1]["step"] for row in told)
     there = [row for row in told if row["history"][-1]["step"] == farthest]
     return max(there, key=lambda row: (row["mrr10"], -row["trial"]))

@@ -73,13 +73,17 @@ class StepLosses:
             trust=torch.cat([front[2], trust], dim=1),
         )
 
-    def count(self, flag: bool) -> bool:
-        """Count, over all workers, what each loss is a mean of; return whether any worker raised the flag."""
+    def count(self, flag: bool) -> tuple[bool, bool]:
+        """Count, over all workers, what each loss is a mean of.
+
+        Returns whether any worker raised the flag, and whether any worker has more than one chunk.
+        """
         lists = (self._columns.judged.sum(dim=1) > 1).sum()  # two judgements at least: something to compare
-        mine = [float(self._given.labelled.sum()), float(lists), float(self._given.mapped_pairs), float(flag)]
+        counts = [float(self._given.labelled.sum()), float(lists), float(self._given.mapped_pairs)]
+        mine = [*counts, float(flag), float(len(self._given.chunks) > 1)]
         total = sum_over_workers(mine, self._device)
         self._counts = {name: max(1.0, count) for name, count in zip(PARTS, total[:3], strict=True)}
-        return total[3] > 0
+        return total[3] > 0, total[4] > 0
 
     def of_vectors(self, vectors: list[Tensor]) -> Tensor:
         """Contrastive and sentence-level loss over the whole batch."""
@@ -118,11 +122,12 @@ class StepLosses:
             if target is None or not course.word_weight:
                 continue
             on = target.to(self._device)
+            query_words, passage_words = on.matrices()
             forward, backward = student_word_maps(
                 encoded.query_states[on.queries],
                 encoded.passage_states[number][on.passages],
-                (on.query_columns, on.query_rows),
-                (on.passage_columns, on.passage_rows),
+                query_words,
+                passage_words,
                 temperature=course.word_temperature,
             )
             losses = (

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class DistilTrainer:
             betas=(0.9, 0.999),
             eps=1e-8,
         )
-        self.state = State()
+        self.state = State(precision=course.precision)
         self._best: dict[str, Tensor] | None = None
         self._feed: Feed[StepInput] | None = None
 
@@ -91,9 +91,8 @@ class DistilTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or the dev figure stopped rising."""
-        state = self.state
-        return state.step >= self._course.steps or state.evaluations_without_gain >= self._course.patience
+        """Whether the run is over."""
+        return self.state.over(self._course)
 
     # One step ---------------------------------------------------------------------------------------------------------
 
@@ -110,7 +109,7 @@ class DistilTrainer:
         for group in self._optimiser.param_groups:
             group["lr"] = course.learning_rate * learning_rate_factor(step, course.steps, course.warmup_share)
         losses = StepLosses(course, self._data, given, self._device, self._world)
-        raised = losses.count(flag)
+        raised, cached = losses.count(flag)
         self._student.train()
         self._optimiser.zero_grad(set_to_none=True)
         backward_in_chunks(
@@ -118,6 +117,7 @@ class DistilTrainer:
             self._encode,
             losses.of_vectors,
             losses.of_words,
+            cached=cached,
             device=self._device,
             synchronised=self._synchronised,
         )
@@ -209,7 +209,7 @@ class DistilTrainer:
         self._optimiser.load_state_dict(
             torch.load(folder / "optimiser.pt", map_location=self._device, weights_only=True)
         )
-        self.state = State(**json.loads((folder / "state.json").read_text()))
+        self.state = replace(State(**json.loads((folder / "state.json").read_text())), precision=self._course.precision)
 
     def _describe_failure(self, step: int, losses: StepLosses, loss: float, norm: float) -> str:
         """Say which step and queries went wrong; called on every worker, for it gathers."""

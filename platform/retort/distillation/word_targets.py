@@ -8,8 +8,9 @@ Neighbours: `models/word_maps.py` stores and fits maps, `word_level.py` holds th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from retort.distillation.training_set import TrainingSet
 from retort.errors import CorruptError
-from retort.models.alignment import pooling_matrices
+from retort.models.alignment import pad_words, word_matrices, words_present
 from retort.models.judgements import Judgements
 from retort.models.word_maps import WordMap, collate, restrict
 
@@ -31,14 +32,16 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PairTargets:
-    """Word-level targets of n pairs whose passages are encoded in one forward pass. q, p, k: words; t: tokens."""
+    """Word-level targets of n pairs whose passages are encoded in one forward pass. q, p, k: words; t: tokens.
+
+    Kept small, for the pairs of whole steps wait in memory: the pooling matrices, of t x p numbers, are made when asked for.
+    """
 
     queries: Tensor  # [n] int64 place of the query in its chunk
     passages: Tensor  # [n] int64 place of the passage in its forward pass
-    query_columns: Tensor  # [n, t, q] pooling matrices of the query ...
-    query_rows: Tensor  # [n, q, t]
-    passage_columns: Tensor  # [n, t, p] ... and of the passage
-    passage_rows: Tensor  # [n, p, t]
+    query_ranges: Tensor  # [n, t, 2] int32 words of each token in use, as `models.alignment.pad_words` gives them
+    passage_ranges: Tensor  # [n, t, 2] int32
+    passage_words: int  # p
     index: Tensor  # [n, q, k] int64 passage words of each entry, -1 in padding
     weight: Tensor  # [n, q, k] float32
     rest: Tensor  # [n, q] float32, the bucket
@@ -53,9 +56,16 @@ class PairTargets:
 
     def to(self, device: torch.device) -> PairTargets:
         """The same on a device."""
-        return PairTargets(
-            **{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
-        )
+        values = vars(self).items()
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def matrices(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Pooling matrices (columns [n, t, words], rows [n, words, t]) of the queries, and of the passages."""
+        of_queries = word_matrices(self.query_ranges, self.weight.shape[1])
+        return of_queries, word_matrices(self.passage_ranges, self.passage_words)
 
 
 class WordTargets:
@@ -109,16 +119,17 @@ class WordTargets:
             np.clip(data.passages.words_of(row), one.first, one.stop)
             for row, one in zip(passage_rows.tolist(), maps, strict=True)
         ]
-        query_columns, query_word_rows = pooling_matrices(ours, tokens=tokens[0], width=batch.weight.shape[1])
-        passage_columns, passage_word_rows = pooling_matrices(theirs, tokens=tokens[1])
-        fitted = restrict(batch, query_columns.sum(dim=1) > 0, passage_columns.sum(dim=1) > 0)
+        query_ranges, passage_ranges = pad_words(ours, tokens[0]), pad_words(theirs, tokens[1])
+        passage_words = int(passage_ranges[..., 1].max())
+        fitted = restrict(
+            batch, words_present(query_ranges, batch.weight.shape[1]), words_present(passage_ranges, passage_words)
+        )
         return PairTargets(
             queries=torch.from_numpy(query_places),
             passages=torch.from_numpy(passage_places),
-            query_columns=query_columns,
-            query_rows=query_word_rows,
-            passage_columns=passage_columns,
-            passage_rows=passage_word_rows,
+            query_ranges=query_ranges,
+            passage_ranges=passage_ranges,
+            passage_words=passage_words,
             index=fitted.index,
             weight=fitted.weight,
             rest=fitted.rest,

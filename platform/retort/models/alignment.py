@@ -18,7 +18,7 @@ from torch import Tensor
 
 from retort.corpus.words import word_spans
 
-__all__ = ["Words", "pooling_matrices", "token_words", "word_ranges"]
+__all__ = ["Words", "pad_words", "pooling_matrices", "token_words", "word_matrices", "word_ranges", "words_present"]
 
 Words: TypeAlias = NDArray[np.int32]
 """[t, 2]: the words of each token as a half-open range (first, stop); stop equals first where there is none."""
@@ -68,18 +68,32 @@ def pooling_matrices(
         width: w; default: the largest word number + 1; words beyond it are left out.
         device: where the matrices are made.
     """
-    t = max((len(one) for one in words), default=0) if tokens is None else tokens
     w = max((int(one[:, 1].max(initial=0)) for one in words), default=0) if width is None else width
+    return word_matrices(pad_words(words, tokens).to(device), w)
+
+
+def pad_words(words: Sequence[Words], tokens: int | None = None) -> Tensor:
+    """Return [b, t, 2] int32, the words of each token with empty ranges behind the end; t: `tokens`, or the longest."""
+    t = max((len(one) for one in words), default=0) if tokens is None else tokens
     ranges = np.zeros((len(words), t, 2), dtype=np.int32)
     for i, one in enumerate(words):
         ranges[i, : len(one)] = one[:t]
-    return _matrices(torch.from_numpy(ranges).to(device), w)
+    return torch.from_numpy(ranges)
 
 
-def _matrices(ranges: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the matrices of `pooling_matrices` from ranges [b, t, 2]."""
-    number = torch.arange(width, device=ranges.device)  # [w]
-    inside = (number >= ranges[..., :1]) & (number < ranges[..., 1:])  # [b, t, w]
-    columns = inside.float() / (ranges[..., 1:] - ranges[..., :1]).clamp(min=1)  # [b, t, w]
+def words_present(ranges: Tensor, width: int) -> Tensor:
+    """Return [b, w] bool: whether any token of `pad_words`' [b, t, 2] lies in the word."""
+    return _inside(ranges, width).any(dim=1)
+
+
+def word_matrices(ranges: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return the matrices of `pooling_matrices` from `pad_words`' ranges [b, t, 2], over the first `width` words."""
+    columns = _inside(ranges, width).float() / (ranges[..., 1:] - ranges[..., :1]).clamp(min=1)  # [b, t, w]
     rows = columns.transpose(1, 2)  # [b, w, t]
     return columns, rows / rows.sum(dim=2, keepdim=True).clamp(min=1e-9)
+
+
+def _inside(ranges: Tensor, width: int) -> Tensor:
+    """Return [b, t, w] bool: whether the token lies in the word."""
+    number = torch.arange(width, device=ranges.device)  # [w]
+    return (number >= ranges[..., :1]) & (number < ranges[..., 1:])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from retort.errors import ConfigError
@@ -35,6 +36,8 @@ __all__ = [
     "measure_bf16_speedup",
     "pick_device",
     "pick_precision",
+    "shared_precision",
+    "training_token_budget",
 ]
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ NEEDED_SPEEDUP = 1.2  # below it, bf16's rounding buys too little
 # MiniLM on one thread of an EPYC: 2,865 tokens/s at 512, 2,782 at 1,024, 2,390 at 2,048, 1,994 at 8,192 (caches).
 CPU_TOKENS = 1024
 CUDA_TOKENS = 65536
+CUDA_TRAINING_TOKENS = 16384  # activations are kept for the backward pass
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -88,6 +92,19 @@ def pick_precision(device: str | torch.device | None = None, precision: str = "a
     return "bf16" if _cpu_bf16_speedup() >= NEEDED_SPEEDUP else "fp32"
 
 
+def shared_precision(device: torch.device, precision: str = "auto") -> Precision:
+    """As `pick_precision`, but the same for all workers that train together: bf16 only where each of them is faster with it.
+
+    With torch's process group up, all of them must call this.
+    """
+    mine = pick_precision(device, precision)
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    all_faster = torch.tensor(float(mine == "bf16"), device=device)
+    dist.all_reduce(all_faster, op=dist.ReduceOp.MIN)
+    return "bf16" if bool(all_faster) else "fp32"
+
+
 def autocast(
     precision: str = "auto", device: str | torch.device | None = None
 ) -> contextlib.AbstractContextManager[object]:
@@ -99,6 +116,11 @@ def autocast(
 def default_token_budget(device: torch.device) -> int:
     """Return padded tokens a batch for inference: what keeps this device busy and fits easily."""
     return CUDA_TOKENS if device.type == "cuda" else CPU_TOKENS
+
+
+def training_token_budget(device: torch.device) -> int:
+    """Return padded tokens of one forward pass in training."""
+    return CUDA_TRAINING_TOKENS if device.type == "cuda" else CPU_TOKENS
 
 
 def measure_bf16_speedup(budget_s: float = 0.5) -> float:

@@ -13,17 +13,15 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.queue import Queue
 
 from retort.errors import RetortError, StorageError
 from retort.resources import Resources, limit_threads
@@ -65,16 +63,39 @@ class WorkerLink:
         yield self.folder if self.folder is not None and self.folder.exists() else None
 
 
+class _Channel:
+    """What the workers say, until the driver takes it; an actor of its own, so that it outlives a lost worker."""
+
+    def __init__(self) -> None:
+        self._reports: list[dict[str, Any]] = []
+        self._error: bytes | None = None
+
+    def put(self, report: dict[str, Any]) -> None:
+        self._reports.append(report)
+
+    def fail(self, error: bytes) -> None:
+        """Keep the first error of ours, pickled."""
+        self._error = self._error or error
+
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def take(self) -> tuple[list[dict[str, Any]], bytes | None]:
+        """Reports since the last time, and the error if there is one."""
+        reports, self._reports = self._reports, []
+        return reports, self._error
+
+
 class _RayLink(WorkerLink):
-    def __init__(self, channel: Queue) -> None:
+    def __init__(self, channel: Any) -> None:
         context = ray.train.get_context()
         super().__init__(rank=context.get_world_rank(), world_size=context.get_world_size())
         self._channel = channel
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         if self.rank == 0:
-            # Not put(): a round trip per step would cost more than the step of a small model.
-            self._channel.actor.put_nowait.remote(dict(metrics))  # type: ignore[attr-defined]
+            # Not waited for: a round trip per step would cost more than the step of a small model.
+            self._channel.put.remote(dict(metrics))
 
     def save(self, write: Callable[[Path], None], metrics: Mapping[str, Any]) -> None:
         if self.rank != 0:
@@ -119,15 +140,15 @@ def run_training(
     """Run `loop` on `resources.workers` workers and wait for its end.
 
     `scratch` is the URI of the draft's scratch folder, `into` a local folder for the last checkpoint. A lost worker
-    is replaced and the run goes on from the last checkpoint, `max_failures` times. Raises the loop's RetortError, or
-    StorageError when the workers were lost too often.
+    is replaced and the run goes on from the last checkpoint, `max_failures` times. Raises the loop's RetortError, on
+    whatever worker it was; StorageError when the workers were lost too often; and, when the run is over, what `on_report`
+    raised, which is not called again after it.
     """
     allotment = resources.resolve()
-    reports: list[dict[str, Any]] = []
     error: Exception | None = None
     with connected():
         check_fits(allotment.workers, allotment.cpus_per_worker, allotment.gpus_per_worker)
-        channel = Queue(actor_options={"num_cpus": 0})
+        channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         per_worker: dict[str, float] = {"CPU": allotment.cpus_per_worker}
         if allotment.gpus_per_worker:
@@ -153,9 +174,7 @@ def run_training(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        ended = threading.Event()
-        listener = threading.Thread(target=_listen, args=(channel, ended, reports, on_report), daemon=True)
-        listener.start()
+        listener = _Listener(channel, on_report)
         result = None
         try:
             result = trainer.fit()
@@ -163,50 +182,79 @@ def run_training(
         except ray.train.TrainingFailedError as failure:
             error = failure
         finally:
-            ended.set()
-            listener.join(timeout=30)
-            channel.shutdown(grace_period_s=1)
-        for report in reports:
-            if "_error" in report:
-                raise pickle.loads(report["_error"])  # bytes of our own worker over Ray's transport, never from a file
+            listener.close()
+            ray.kill(channel)
+        if listener.error is not None:
+            raise pickle.loads(listener.error)  # bytes of our own worker over Ray's transport, never from a file
         if error is not None:
             raise StorageError(
                 f"Training {run_name!r} failed more than {max_failures} times: {_last_line(error)}. "
                 f"Its checkpoints are kept in {scratch}; run the same command to go on from the last one."
             ) from error
+        if listener.failure is not None:
+            raise listener.failure
         checkpoint: Path | None = None
         if result is not None and result.checkpoint is not None:
             with result.checkpoint.as_directory() as folder:
                 shutil.copytree(folder, into, dirs_exist_ok=True)
             checkpoint = into
-    return TrainingOutcome(reports, checkpoint)
+    return TrainingOutcome(listener.reports, checkpoint)
 
 
 def _worker(given: dict[str, Any]) -> None:
     limit_threads(given["threads"])
-    link = _RayLink(given["channel"])
+    channel = given["channel"]
+    if ray.get(channel.failed.remote()):
+        return  # started again after an error that no second try mends
+    link = _RayLink(channel)
     try:
         given["loop"](given["settings"], link)
     except RetortError as error:
-        # Said aloud and then ended quietly: Ray Train would take it for a lost worker and try three times more.
-        ray.get(given["channel"].actor.put_nowait.remote({"_error": pickle.dumps(error)}))
+        ray.get(channel.fail.remote(pickle.dumps(error)))
+        if link.world_size > 1:
+            raise  # Ray Train then ends the others too, which may wait for this one in a collective
+        # Alone it ends quietly, for Ray Train would only try again.
 
 
-def _listen(channel: Queue, ended: threading.Event, reports: list[dict[str, Any]], on_report: OnReport | None) -> None:
-    while True:
-        last_round = ended.is_set()
-        try:
-            batch = channel.get_nowait_batch(min(channel.qsize(), 1000)) if channel.qsize() else []
-        except (Empty, ray.exceptions.RayError):
-            batch = []
-        for report in batch:
-            reports.append(report)
-            if on_report is not None and "_error" not in report:
-                on_report(report)
-        if last_round and not batch:
+class _Listener:
+    """Takes what the workers say, in a thread, and hands reports on as they come."""
+
+    def __init__(self, channel: Any, on_report: OnReport | None) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.error: bytes | None = None  # a worker's, pickled
+        self.failure: Exception | None = None  # what on_report raised
+        self._channel, self._on_report = channel, on_report
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take what is left, and end."""
+        self._ended.set()
+        self._thread.join(timeout=30)
+
+    def _listen(self) -> None:
+        while True:
+            last_round = self._ended.is_set()
+            reports: list[dict[str, Any]] = []
+            with suppress(ray.exceptions.RayError):
+                reports, self.error = ray.get(self._channel.take.remote())
+            for report in reports:
+                self.reports.append(report)
+                self._hand_on(report)
+            if last_round and not reports:
+                return
+            if not reports:
+                self._ended.wait(0.25)
+
+    def _hand_on(self, report: dict[str, Any]) -> None:
+        if self._on_report is None or self.failure is not None:
             return
-        if not batch:
-            ended.wait(0.25)
+        try:
+            self._on_report(report)
+        except Exception as error:  # an error in showing must not cost the training
+            log.warning("Training goes on, but nothing more is shown of it: %s", error)
+            self.failure = error
 
 
 def _last_line(error: Exception) -> str:

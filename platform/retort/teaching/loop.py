@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from retort.models.backend import shared_precision
 from retort.models.cross_encoder import CrossEncoder
 from retort.runtime.loop import WorkerLink
 from retort.store import Artefact, cache_root
@@ -35,7 +37,12 @@ def teach(settings: dict[str, Any], link: WorkerLink) -> None:
     module: nn.Module = teacher.model
     freeze(module, settings["frozen"])
     set_dropout(module, settings["dropout"])
-    parallel = nn.parallel.DistributedDataParallel(module) if link.world_size > 1 else None
+    # Decided here and not by the driver, whose machine may be another.
+    course = replace(course, precision=shared_precision(teacher.device, course.precision))
+    parallel: nn.Module | None = None
+    if link.world_size > 1:
+        # A worker makes as many passes in a step as its pairs need: broadcasts in each of them would not meet.
+        parallel = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
     trainer = TeacherTrainer(
         module, data, course, device=teacher.device, rank=link.rank, world=link.world_size, parallel=parallel
     )

@@ -24,7 +24,6 @@ from retort.config import JobConfig, Ref, plain
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.errors import ConfigError, StorageError
-from retort.models.backend import pick_device, pick_precision
 from retort.models.imports import encoder_artefact
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, Policy, enforce, inherited, open_store
@@ -242,7 +241,6 @@ def _course(config: TrainTeacherConfig, data: TrainingSet) -> Course:
     steps = max(1, math.ceil(config.epochs * data.training_queries / config.batch_queries))
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
-    precision = pick_precision(pick_device()) if config.precision == "auto" else config.precision
     return Course(
         steps=steps,
         batch_queries=config.batch_queries,
@@ -258,7 +256,7 @@ def _course(config: TrainTeacherConfig, data: TrainingSet) -> Course:
         patience=config.patience,
         seed=config.seed,
         micro_batch_tokens=config.micro_batch_tokens,
-        precision=precision,
+        precision=config.precision,
     )
 
 

@@ -61,7 +61,7 @@ class Course:
     patience: int
     seed: int
     micro_batch_tokens: int
-    precision: str
+    precision: str  # "fp32" | "bf16" | "auto": what is faster on every worker
 
 
 @dataclass

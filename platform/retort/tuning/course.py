@@ -33,8 +33,8 @@ class Course:
     planned_looks: int  # over everything that is chosen from, the sweep's trials included
     guarded: bool  # whether a look may end the run
     seed: int
-    forward_tokens: int
-    precision: str
+    forward_tokens: int | None  # None: what suits the worker's device
+    precision: str  # "fp32" | "bf16" | "auto": what is faster on every worker
 
 
 @dataclass
@@ -50,6 +50,7 @@ class State:
     busy_s: float = 0.0  # time in steps, of all runs up to the checkpoint
     wait_s: float = 0.0  # of it, time waited for data
     look_s: float = 0.0  # time in looks
+    precision: str = ""  # of matrix products, as the workers chose it
 
 
 def look_steps(steps: int, looks: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from retort.corpus.lookup import Passages
 from retort.corpus.passages import content_hash
 from retort.corpus.queries import QuerySet
 from retort.indexing.vectors import VectorStore
+from retort.models.backend import training_token_budget
 from retort.models.dual_encoder import DualEncoder
 from retort.models.fakes import tiny_encoder
 from retort.models.imports import encoder_artefact
@@ -162,7 +163,7 @@ def small_trainer(
         loss=course.loss,
         padding=int(encoder.tokenizer.pad_token_id or 0),
         seed=course.seed,
-        forward_tokens=course.forward_tokens,
+        forward_tokens=course.forward_tokens or training_token_budget(encoder.device),
     )
     return TuneTrainer(encoder, batches, course, guard, rank=rank, world=workers)
 

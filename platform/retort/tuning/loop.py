@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from retort.distillation.gather import sum_over_workers
 from retort.indexing.vectors import VectorStore
-from retort.models.backend import pick_device
+from retort.models.backend import pick_device, shared_precision, training_token_budget
 from retort.models.dual_encoder import DualEncoder
 from retort.runtime.loop import WorkerLink
 from retort.store import cache_root
@@ -37,12 +38,14 @@ def tune_queries(settings: dict[str, Any], link: WorkerLink) -> None:
     `settings`: encoder and embeddings (artefacts), frozen (patterns), dropout (None: the model's own), course (fields of
     Course), area (the draft's FileArea), max_query_tokens, checkpoint_steps, checkpoint_minutes.
     """
-    course = Course(**settings["course"])
+    device, course = pick_device(), Course(**settings["course"])
+    # Decided here and not by the driver, whose machine may be another.
+    course = replace(course, precision=shared_precision(device, course.precision))
     folder = local_data(settings["area"])
     encoder = DualEncoder.load(
         settings["encoder"].local(),
         precision=course.precision,
-        device=str(pick_device()),
+        device=str(device),
         max_tokens={"query": settings["max_query_tokens"]},
     )
     freeze_weights(encoder.model, settings["frozen"])
@@ -57,7 +60,7 @@ def tune_queries(settings: dict[str, Any], link: WorkerLink) -> None:
         loss=course.loss,
         padding=int(encoder.tokenizer.pad_token_id or 0),
         seed=course.seed,
-        forward_tokens=course.forward_tokens,
+        forward_tokens=course.forward_tokens or training_token_budget(device),
     )
     guard = Guard.open(folder / GUARD_FOLDER) if (folder / GUARD_FOLDER).exists() else None
     with TuneTrainer(encoder, batches, course, guard, rank=link.rank, world=link.world_size) as trainer:

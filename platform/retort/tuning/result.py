@@ -126,7 +126,7 @@ def _metrics(encoder: DualEncoder, space: str, result: Result, judgement: Judgem
         "vectors_digest_after": result.digests[1],
         "sweep": result.rows,
         "warnings": result.warnings,
-        "precision": course.precision,
+        "precision": state.precision,
         **result.coverage,
     }
     if judgement is None:

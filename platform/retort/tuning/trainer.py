@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,7 +80,7 @@ class TuneTrainer:
             weight_decay=course.weight_decay,
             master=course.master,
         )
-        self.state = State()
+        self.state = State(precision=course.precision)
         self.before: Look | None = None  # of the untuned encoder
         self.best_look: Look | None = None
         self._best: dict[str, Tensor] | None = None
@@ -276,7 +276,7 @@ class TuneTrainer:
             torch.load(folder / "optimiser.pt", map_location=self._device, weights_only=True)
         )
         self.before, self.best_look = (read_look(folder / f"{name}.json") for name in ("before", "best"))
-        self.state = State(**json.loads((folder / "state.json").read_text()))
+        self.state = replace(State(**json.loads((folder / "state.json").read_text())), precision=self._course.precision)
 
     @property
     def best(self) -> Mapping[str, Tensor] | None:

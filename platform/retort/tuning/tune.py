@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from retort.errors import CorruptError, InputError, StorageError
-from retort.models.backend import pick_device, pick_precision
 from retort.models.dual_encoder import DualEncoder
 from retort.progress import QUIET, Progress
 from retort.store import Artefact, Draft, cache_root, open_store
@@ -115,7 +114,6 @@ def _tune(config: TuneConfig, draft: Draft, inputs: Mapping[str, Artefact], prog
 
 def _course(config: TuneConfig, steps: int, encoder: DualEncoder) -> Course:
     """Turn the config into the numbers of this run; with `auto` the rate is the sweep's first."""
-    device = pick_device()
     auto = config.learning_rate == "auto"
     return Course(
         steps=steps,
@@ -138,8 +136,8 @@ def _course(config: TuneConfig, steps: int, encoder: DualEncoder) -> Course:
         planned_looks=config.guard.looks * (config.sweep.trials + 1 if auto else 1),
         guarded=not config.unguarded,
         seed=config.seed,
-        forward_tokens=1024 if device.type == "cpu" else 16384,
-        precision=pick_precision(device, config.precision),
+        forward_tokens=None,
+        precision=config.precision,
     )
 
 

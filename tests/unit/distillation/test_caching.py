@@ -37,22 +37,27 @@ def gradients(net: Net) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
 
 
-def run(net: Net, chunks: list[Tensor]) -> list[Tensor]:
+def run(net: Net, chunks: list[Tensor], cached: bool = True) -> list[Tensor]:
     net.zero_grad()
     backward_in_chunks(
-        chunks, net, whole_loss, lambda chunk, out: out.states.square().sum(), device=torch.device("cpu")
+        chunks,
+        net,
+        whole_loss,
+        lambda chunk, out: out.states.square().sum(),
+        cached=cached,
+        device=torch.device("cpu"),
     )
     return gradients(net)
 
 
-@pytest.mark.parametrize("sizes", [[12], [4, 4, 4], [7, 1, 4]])
-def test_chunks_give_the_gradients_of_one_piece(sizes: list[int]) -> None:
+@pytest.mark.parametrize(("sizes", "cached"), [([12], False), ([12], True), ([4, 4, 4], True), ([7, 1, 4], True)])
+def test_chunks_give_the_gradients_of_one_piece(sizes: list[int], cached: bool) -> None:
     net = Net(dropout=0.0)
     x = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
     out = net(x)
     (whole_loss([out.vectors]) + out.states.square().sum()).backward()
     expected = gradients(net)
-    for got, wanted in zip(run(net, list(x.split(sizes))), expected, strict=True):
+    for got, wanted in zip(run(net, list(x.split(sizes)), cached), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -97,6 +102,7 @@ def test_only_the_last_chunk_is_synchronised() -> None:
         net,
         whole_loss,
         lambda c, o: None,
+        cached=True,
         device=torch.device("cpu"),
         synchronised=synchronised,
     )
@@ -110,6 +116,7 @@ def test_a_chunk_that_the_loss_does_not_use_gets_no_gradient() -> None:
         net,
         lambda vectors: vectors[0].sum() * 0,
         lambda c, o: None,
+        cached=True,
         device=torch.device("cpu"),
     )
     assert all(gradient.abs().sum() == 0 for gradient in gradients(net))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from retort.corpus.lookup import Passages
@@ -20,6 +22,7 @@ from retort.models.judgements import Judgements
 from retort.store import Artefact
 
 World = dict[str, Artefact]
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
 def test_columns_lead_to_each_candidates_tokens(world: World, tmp_path: Path) -> None:
@@ -100,16 +103,31 @@ def test_maps_cover_only_words_that_both_sides_see(world: World, tmp_path: Path)
     """Passages cut to four words, queries to one; the teacher saw them whole."""
     _, _, _, target = targets_for(world, tmp_path / "base", {"query": 3, "passage": 6})
     assert target is not None
-    assert int(target.index.max()) <= 3 and target.query_columns.shape[2] == 2
+    query_words, passage_words = target.matrices()
+    assert int(target.index.max()) <= 3 and query_words[0].shape[2] == 2
     assert (target.weight[:, 1] == 0).all(), "the second query word is cut off"
     rows = target.weight[:, 0].sum(-1) + target.rest[:, 0]
     assert torch.all(((rows - 1).abs() < 1e-4) | (rows == 0)) and (rows > 0).any()
     states = (
-        torch.randn(target.pairs, target.query_columns.shape[1], 8),
-        torch.randn(target.pairs, target.passage_columns.shape[1], 8),
+        torch.randn(target.pairs, query_words[0].shape[1], 8),
+        torch.randn(target.pairs, passage_words[0].shape[1], 8),
     )
-    forward, _ = student_word_maps(
-        *states, (target.query_columns, target.query_rows), (target.passage_columns, target.passage_rows)
-    )
+    forward, _ = student_word_maps(*states, query_words, passage_words)
     assert torch.allclose(forward[:, 0].sum(-1), torch.ones(target.pairs), atol=1e-5)
     assert (forward[:, 1] == 0).all()
+
+
+def test_word_targets_of_a_whole_step_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some steps wait ready, with thousands of pairs each: of 16 and 128 tokens, their pooling matrices would take 130 kB a pair."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    made = importlib.import_module("training_memory")
+    data = made.training_set(8)
+    batch = BatchSampler(data, batch_queries=8, negatives=7, similar=1, seed=1).batch(0)
+    maps = WordTargets(made.judgements(data, tmp_path / "judgements.arrow"))
+    given = Collator(data, padding=0, chunk_tokens=4096, forward_tokens=1024, word_targets=maps)(batch)
+    targets = [target for chunk in given.chunks for target in chunk.targets if target is not None]
+    assert sum(target.pairs for target in targets) == given.mapped_pairs == 64
+    kept = [value for target in targets for value in vars(target).values() if isinstance(value, torch.Tensor)]
+    assert sum(value.untyped_storage().nbytes() for value in kept) < 8_000 * given.mapped_pairs
+    _, (columns, rows) = targets[0].matrices()
+    assert columns.shape == (targets[0].pairs, 128, 126) and rows.shape == (targets[0].pairs, 126, 128)

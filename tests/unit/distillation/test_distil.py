@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.watch import Watch
 
 from retort.distillation.card import CardFacts, model_card
-from retort.distillation.distil import DistilConfig, distil
+from retort.distillation.course import State
+from retort.distillation.distil import DistilConfig, _course, _earlier_thresholds, _final_state, distil
+from retort.distillation.fakes import publish_judgements, small_course, small_dev_pool, small_training_set
 from retort.distillation.feed import Feed
 from retort.distillation.loop import DATA_FOLDER, teach_student
-from retort.errors import ConfigError, IncompatibleError, InputError, PolicyError
+from retort.errors import ConfigError, IncompatibleError, InputError, PolicyError, StorageError
+from retort.models.backend import pick_device, pick_precision
 from retort.models.dual_encoder import DualEncoder
+from retort.models.fakes import tiny_encoder
+from retort.models.imports import encoder_artefact
 from retort.runtime.loop import WorkerLink
 from retort.store import Artefact, open_store
+from retort.store.files import FileArea
+from retort.teaching.fakes import SMALL_WORDS
 
 World = dict[str, Artefact]
 NEEDED = {"corpus": "small", "queries": "small", "judgements": "small"}
@@ -88,18 +98,77 @@ def test_a_batch_without_any_comparison_is_refused(world: World, tmp_path: Path)
         distil(DistilConfig(base=str(tmp_path / "base"), negatives=0, pool="own", **NEEDED))
 
 
-def test_the_loop_runs_without_ray_and_goes_on_from_its_checkpoint(world: World, tmp_path: Path) -> None:
-    from retort.distillation.fakes import small_course, small_dev_pool, small_training_set
-    from retort.models.imports import encoder_artefact
-    from retort.store.files import FileArea
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"prefixes": {"query": "query: "}}, r"lays \{'query': 'query: '"), ({"words": 7}, "has a vocabulary of")],
+)
+def test_a_start_that_cuts_texts_otherwise_than_the_base_is_refused(
+    world: World, tmp_path: Path, other: dict[str, Any], said: str
+) -> None:
+    words = SMALL_WORDS[: other.get("words")]
+    tiny_encoder(tmp_path / "start", words, prefixes=other.get("prefixes"))
+    with pytest.raises(InputError, match=f"Start and base cut texts differently.*{said}"):
+        distil(DistilConfig(base=str(tmp_path / "base"), start=str(tmp_path / "start"), **NEEDED))
 
+
+def student_of(world: World, judgements: Artefact, **audit: Any) -> Artefact:
+    """What a round left behind, as far as the next one asks for it."""
+    draft = open_store().draft("encoder", "student", step="fake", inputs={"judgements": judgements}, config=audit)
+    with draft:
+        draft.write_json("config.json", {})
+        return draft.publish(metrics={"filter": {"threshold": 2.5, "round_number": 0, **audit}})
+
+
+def test_the_filters_thresholds_go_on_under_the_same_teacher_only(world: World) -> None:
+    store, watch = open_store(), Watch()
+    own, same, other = (
+        publish_judgements(store, {**world, "teacher": world[teacher]}, name=name)
+        for teacher, name in (("corpus", "first"), ("corpus", "second"), ("queries", "third"))
+    )
+    start = student_of(world, own)  # of the time when a round recorded its own threshold alone
+    assert _earlier_thresholds({"judgements": own}, watch) == []
+    assert _earlier_thresholds({"start": start, "judgements": same}, watch) == [{"round": 0, "threshold": 2.5}]
+    curve = [{"round": 0, "threshold": 3.0}, {"round": 1, "threshold": 2.5}]
+    later = student_of(world, own, thresholds=curve)
+    assert _earlier_thresholds({"start": later, "judgements": same}, watch) == curve
+    assert watch.said == []
+    assert _earlier_thresholds({"start": later, "judgements": other}, watch) == []
+    assert _earlier_thresholds({"start": later, "judgements": world["judgements"]}, watch) == [], "nobody knows whose"
+    assert len(watch.said) == 2 and all("threshold starts anew" in line for line in watch.said)
+
+
+@pytest.mark.parametrize(("normalise", "temperature"), [(True, 0.05), (False, 1.0)])
+def test_what_the_machine_decides_is_left_to_the_workers(
+    world: World, tmp_path: Path, normalise: bool, temperature: float
+) -> None:
+    base = tiny_encoder(tmp_path / "other", normalise=normalise)
+    student, (data, _) = DualEncoder.load(base), small_training_set(world, tmp_path / "base")
+    course = _course(DistilConfig(**NEEDED), data, student)
+    assert (course.precision, course.forward_tokens) == ("auto", None)
+    assert (course.temperature, course.student_temperature) == (temperature, temperature), "cosines, inner products"
+    asked_for = _course(DistilConfig(**NEEDED, precision="fp32", forward_tokens=512), data, student)
+    assert (asked_for.precision, asked_for.forward_tokens) == ("fp32", 512)
+
+
+@pytest.mark.parametrize(("step", "patience", "over"), [(8, 0, True), (3, 100, True), (3, 99, False)])
+def test_a_run_that_ended_early_is_told_from_one_that_is_over(
+    tmp_path: Path, step: int, patience: int, over: bool
+) -> None:
+    state = State(step=step, evaluations_without_gain=patience)
+    (tmp_path / "state.json").write_text(json.dumps(asdict(state)))
+    if over:
+        assert _final_state(tmp_path, small_course(), "s3://here")["step"] == step
+    else:
+        with pytest.raises(StorageError, match=r"ended at step 3 of 8 .*kept in s3://here; run the same command again"):
+            _final_state(tmp_path, small_course(), "s3://here")
+
+
+def test_the_loop_runs_without_ray_and_goes_on_from_its_checkpoint(world: World, tmp_path: Path) -> None:
     small_training_set(world, tmp_path / "base")[0].save(tmp_path / "draft" / DATA_FOLDER)
     small_dev_pool(world, tmp_path / "base").save(tmp_path / "draft" / DATA_FOLDER)
-    from dataclasses import asdict
-
     settings = {
         "start": encoder_artefact(str(tmp_path / "base"), open_store()), "layers": None, "frozen": ["embeddings"], "dropout": 0.0,
-        "course": asdict(small_course()), "area": FileArea(str(tmp_path / "draft")), "judgements": world["judgements"],
+        "course": asdict(small_course(precision="auto", forward_tokens=None)), "area": FileArea(str(tmp_path / "draft")), "judgements": world["judgements"],
         "checkpoint_steps": 3, "checkpoint_minutes": 60,
     }  # fmt: skip
     link = WorkerLink(folder=tmp_path / "checkpoint")
@@ -110,6 +179,9 @@ def test_the_loop_runs_without_ray_and_goes_on_from_its_checkpoint(world: World,
     teach_student(settings, over)
     assert over.reports == [], "a finished run has nothing left to do"
     assert (tmp_path / "checkpoint" / "best.safetensors").exists()
+    # What the driver left to the worker's machine.
+    state = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    assert state["precision"] == pick_precision(pick_device(), "auto")
 
 
 def test_the_feed_works_ahead_in_order_and_hands_on_errors() -> None:
@@ -140,6 +212,15 @@ def test_the_card_says_when_a_student_is_no_better(world: World, tmp_path: Path)
         "dev_passages": 99, "best_step": 1, "steps": 2,
     }  # fmt: skip
     inputs = {"base": world["corpus"], **world}
-    card = model_card(student, CardFacts("mine", inputs, {"seed": 13}, metrics, ["Apache-2.0", "MIT"], "none"))
+    facts = CardFacts("mine", inputs, {"seed": 13}, metrics, ["Apache-2.0", "MIT"], "none")
+    card = model_card(student, facts)
     assert "**not better**" in card and "| base | 0.5000 |" in card and "Apache-2.0, MIT" in card
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    assert "No query has labels" in card
+    filtered = {
+        "method": "dynamic", "negatives": 200, "queries": 40, "dropped": 9, "dropped_share": 0.045, "queries_with_drops": 7,
+        "queries_left_without_negatives": 1, "thresholds": [{"round": 0, "threshold": 2.5}, {"round": 1, "threshold": 2.25}],
+    }  # fmt: skip
+    card = model_card(student, replace(facts, metrics={**metrics, "filter": filtered}))
+    assert "Of 200 judged negatives of 40 labelled queries, 9 (4.5%) were dropped" in card
+    assert "| 0 | 2.500 |\n| 1 | 2.250 |" in card

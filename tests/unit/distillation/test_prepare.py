@@ -133,17 +133,22 @@ def test_the_filters_threshold_moves_with_the_rounds_and_its_audit_names_pairs(w
     judged = [replace(group, scores=rng.normal(size=len(group)).astype(np.float32)) for group in judgements]
     positive = [dict(zip(g.passage_ids, g.scores, strict=True))[g.query_id.replace("q", "p")] for g in judged]
 
-    def built(labels: QuerySet, number: int = 0, previous: float | None = None, **settings: Any) -> FalseNegativeFilter:
+    def built(
+        labels: QuerySet, number: int = 0, earlier: list[dict[str, Any]] | None = None, **settings: Any
+    ) -> FalseNegativeFilter:
         return false_negative_filter(
-            cast("Judgements", judged), labels, FilterSettings(**settings), round_number=number, previous=previous
+            cast("Judgements", judged), labels, FilterSettings(**settings), round_number=number, earlier=earlier or []
         )
 
     first, second = built(queries).audit, built(queries, 1).audit
     assert first is not None and second is not None
     assert first["threshold"] == pytest.approx(np.quantile(positive, 0.5))
     assert second["threshold"] == pytest.approx(np.quantile(positive, 0.4))
-    never_looser = built(queries, 1, previous=-9.0).audit
+    never_looser = built(queries, 1, [{"round": 0, "threshold": -9.0}]).audit
     assert never_looser is not None and never_looser["threshold"] == -9
+    third = built(queries, 2, second["thresholds"]).audit
+    assert third is not None and [row["round"] for row in third["thresholds"]] == [1, 2], "the curve so far"
+    assert third["thresholds"][-1]["threshold"] == third["threshold"] <= second["threshold"] == third["previous"]
     assert built(partly_labelled(world, 0)).audit is None, "no labels, nothing to filter"
     assert not any(built(queries, method="none")(group).any() for group in judged)
 

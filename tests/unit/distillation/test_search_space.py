@@ -66,9 +66,10 @@ def test_rungs_lie_a_factor_apart(reduction: int, rungs: int, expected: tuple[in
     assert trial_steps(settings, small_course(steps=6))[0] == 6, "never longer than the run"
 
 
-def row(trial: int, *history: tuple[int, float]) -> dict[str, Any]:
+def row(trial: int, *history: tuple[int, float], diverged: str | None = None) -> dict[str, Any]:
     entries = [{"step": step, "mrr10": value} for step, value in history]
-    return {"trial": trial, "history": entries, "mrr10": max((value for _, value in history), default=None)}
+    best = max((value for _, value in history), default=None)
+    return {"trial": trial, "history": entries, "mrr10": best, "diverged": diverged}
 
 
 def test_the_best_is_taken_among_those_that_went_farthest() -> None:
@@ -76,6 +77,14 @@ def test_the_best_is_taken_among_those_that_went_farthest() -> None:
     found = best_trial(rows)
     assert found is not None and found["trial"] == 0, "not the one that was cut short, and of equals the first"
     assert best_trial([row(3)]) is None
+
+
+def test_a_trial_that_diverged_wins_only_where_nothing_else_has_a_figure() -> None:
+    diverged = row(0, (10, 0.9), diverged="the loss is nan")
+    found = best_trial([diverged, row(1, (10, 0.4)), row(2)])
+    assert found is not None and found["trial"] == 1
+    alone = best_trial([diverged, row(2)])
+    assert alone is not None and alone["trial"] == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,15 @@ import pytest
 import torch
 
 from retort.corpus.queries import QuerySet
+from retort.distillation.collate import Chunk, StepInput
 from retort.distillation.fakes import small_course, small_dev_pool, small_trainer, small_training_set
+from retort.distillation.towers import EncodedChunk
 from retort.distillation.trainer import DistilTrainer
+from retort.models.dual_encoder import DualEncoder
+from retort.models.fakes import tiny_encoder
 from retort.models.judgements import Judgements
 from retort.store import Artefact, open_store
+from retort.teaching.fakes import SMALL_WORDS
 from retort.teaching.trainer import NotFiniteError
 
 World = dict[str, Artefact]
@@ -174,10 +181,72 @@ def test_similar_queries_share_their_judgements(world: World, tmp_path: Path) ->
 
 def test_data_is_made_while_the_model_computes(world: World, tmp_path: Path) -> None:
     with small_trainer(world, tmp_path / "base", small_course()) as trainer:
+        made = [threading.Event() for _ in range(8)]
+        make, encode = trainer._make, trainer._encode
+
+        def noted(step: int) -> StepInput:
+            given = make(step)
+            made[step].set()
+            return given
+
+        def held_up(chunk: Chunk) -> EncodedChunk:
+            assert made[trainer.state.step + 1].wait(timeout=60), "the next step is not made before this one is over"
+            return encode(chunk)
+
+        trainer._make, trainer._encode = noted, held_up  # type: ignore[method-assign]
         for _ in range(4):
             trainer.step()
-        assert trainer.state.wait_s < trainer.state.busy_s
         assert trainer.state.tokens > 0
+
+
+def test_what_the_model_waits_for_its_data_is_told(world: World, tmp_path: Path) -> None:
+    with small_trainer(world, tmp_path / "base", small_course()) as trainer:
+        make = trainer._make
+
+        def slow(step: int) -> StepInput:
+            time.sleep(0.2)
+            return make(step)
+
+        trainer._make = slow  # type: ignore[method-assign]
+        reports = [trainer.step() for _ in range(2)]
+        assert reports[0]["wait_s"] >= 0.2
+        assert trainer.state.wait_s == pytest.approx(sum(report["wait_s"] for report in reports))
+        assert all(
+            report["wait_share"] == pytest.approx(report["wait_s"] * report["examples_per_s"] / 8) for report in reports
+        )
+
+
+@pytest.mark.parametrize(
+    "kind", [{"normalise": False}, {"prefixes": {"query": "to find: ", "passage": "text: "}}, {"pooling": "cls"}]
+)
+def test_encoders_of_other_kinds_learn_and_stay_what_they_are(
+    world: World, tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    base = DualEncoder.load(tiny_encoder(tmp_path / "other", SMALL_WORDS, **kind), device="cpu", precision="fp32")
+    data, _ = small_training_set(world, tmp_path / "other")
+    asked = QuerySet.open(world["queries"]).texts
+    prefix = base.prefixes["query"]
+    assert data.queries.tokens[0].tolist() == base.tokenize([asked[0]], "query")[0]
+    assert (len(data.queries.tokens[0]) > 4) == bool(prefix), "two words between two special tokens, and the prefix"
+    temperature = 0.05 if base.normalise else 1.0
+    course = small_course(
+        steps=24, learning_rate=3e-3, clip_norm=1e9, temperature=temperature, student_temperature=temperature
+    )
+    cut = replace(course, chunk_tokens=80, forward_tokens=60)
+    with (
+        small_trainer(world, tmp_path / "other", course, data=data) as whole,
+        small_trainer(world, tmp_path / "other", cut, data=data) as cached,
+    ):
+        first = whole.step()["loss"]
+        cached.step()
+        assert_close(gradients(cached), gradients(whole))
+        curve = [first, *(whole.step()["loss"] for _ in range(23))]
+        whole._student.save(tmp_path / "student")
+    assert np.mean(curve[-4:]) < 0.8 * np.mean(curve[:4])
+    student = DualEncoder.load(tmp_path / "student", device="cpu", precision="fp32")
+    assert student.layout == base.layout
+    lengths = np.linalg.norm(student.encode(asked, "query"), axis=1)
+    assert np.allclose(lengths, 1, atol=1e-5) == base.normalise
 
 
 @pytest.mark.parametrize("level", ["sentence", "word"])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retort.corpus.words import word_spans
-from retort.models.alignment import pooling_matrices, token_words, word_ranges
+from retort.models.alignment import pad_words, pooling_matrices, token_words, word_ranges, words_present
 
 
 def test_subwords_belong_to_their_word_and_punctuation_to_none():
@@ -62,3 +62,11 @@ def test_texts_of_a_batch_are_padded_with_zeros():
     assert rows.shape == (2, 2, 3)
     assert columns.sum() == 1
     assert rows[1, 1].sum() == 0
+
+
+def test_words_present_are_those_with_a_column():
+    words = [np.array([[0, 0], [1, 3], [0, 0]], dtype=np.int32), np.array([[0, 1]], dtype=np.int32)]
+    present = words_present(pad_words(words), 4)
+    assert present.tolist() == [[False, True, True, False], [True, False, False, False]]
+    columns, _ = pooling_matrices(words, width=4)
+    assert torch.equal(present, columns.sum(dim=1) > 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from retort.corpus.lookup import Passages
@@ -17,6 +20,7 @@ from retort.models.imports import encoder_artefact
 from retort.models.pairs import PairCutter
 from retort.runtime.loop import WorkerLink
 from retort.store import Artefact, Store
+from retort.teaching import trainer
 from retort.teaching.fakes import SMALL_WORDS, publish_small_world
 from retort.teaching.loop import DATA_FOLDER, teach
 from retort.teaching.pairs import PairLayout, tokenise
@@ -109,3 +113,26 @@ def test_training_sees_a_pair_as_scoring_does(settings: dict[str, Any], base: Ar
                 name: tensor.tolist() for name, tensor in scored.items()
             }
     assert data.layout.max_tokens == 40
+
+
+def _worker(rank: int, settings: dict[str, Any], folder: str) -> None:
+    torch.set_num_threads(1)
+    trainer.default_token_budget = lambda device: 60 if rank else 100_000  # type: ignore[attr-defined]
+    meet, patience = f"file://{folder}/meet", timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=patience)
+    try:
+        link = WorkerLink(folder=Path(folder) / "checkpoint" if rank == 0 else None, rank=rank, world_size=2)
+        teach(settings, link)
+        if rank == 0:  # it alone reports
+            torch.save([report["loss"] for report in link.reports], Path(folder) / "losses.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_workers_may_need_different_numbers_of_passes(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["dropout"] = 0.0
+    mp.spawn(_worker, args=(settings, str(tmp_path)), nprocs=2)
+    alone = WorkerLink()
+    teach(settings, alone)
+    losses = torch.load(tmp_path / "losses.pt", weights_only=True)
+    assert losses == pytest.approx([report["loss"] for report in alone.reports], rel=2e-3)

@@ -13,6 +13,7 @@ import torch
 
 from retort.distillation.fakes import publish_judgements
 from retort.errors import InputError
+from retort.models.backend import pick_device, pick_precision
 from retort.models.dual_encoder import DualEncoder
 from retort.runtime.loop import WorkerLink
 from retort.store import Artefact, open_store
@@ -244,7 +245,7 @@ def test_the_loop_runs_in_one_process_and_reports_as_it_goes(world: World, tmp_p
     (tmp_path / "guard").rename(area.root / DATA_FOLDER / GUARD_FOLDER)
     settings = {
         "encoder": world["encoder"], "embeddings": world["embeddings"], "frozen": ["embeddings"], "dropout": 0.0,
-        "course": asdict(small_course(learning_rate=1e-6)), "area": area, "max_query_tokens": 32, "checkpoint_steps": None,
+        "course": asdict(small_course(learning_rate=1e-6, precision="auto", forward_tokens=None)), "area": area, "max_query_tokens": 32, "checkpoint_steps": None,
         "checkpoint_minutes": 5.0,
     }  # fmt: skip
     link = WorkerLink(folder=tmp_path / "checkpoint")
@@ -254,4 +255,6 @@ def test_the_loop_runs_in_one_process_and_reports_as_it_goes(world: World, tmp_p
     assert steps == list(range(1, 9)) and [look["step"] for look in looks] == [0, 4, 8]
     assert all(look["all_kept"] for look in looks[1:])
     state = State(**json.loads((tmp_path / "checkpoint" / "state.json").read_text()))
-    assert state.step == 8 and area.exists("_looks/before-cpu-fp32.json")
+    device = pick_device()
+    assert state.precision == pick_precision(device, "auto"), "what the driver left to the worker's machine"
+    assert state.step == 8 and area.exists(f"_looks/before-{device.type}-{state.precision}.json")
