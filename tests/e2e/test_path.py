@@ -12,14 +12,14 @@ from retort.serving.client import Client
 from retort.store import open_store
 from tests.e2e.conftest import free_port, kill_when, small_plan
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
 def finished(command):
     """The store after a run that was killed when its teacher was published, and a second one that ended; its report."""
     store = open_store(command.environment["RETORT_STORE"])
-    kill_when(command.start("run", "quickstart", *small_plan()), lambda: bool(store.list("teacher")), timeout_s=400)
+    kill_when(command.start("run", "quickstart", *small_plan()), lambda: bool(store.list("teacher")), timeout_s=800)
     before = {item.uri: Path(item.uri, "manifest.json").stat().st_mtime_ns for item in store.list()}
     assert not store.list("report")
     target = command.folder / "out.json"
