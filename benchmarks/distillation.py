@@ -26,8 +26,8 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
 3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 62 steps of 16 queries with 3
    hard negatives; a dev search of 3 trials x 20 steps, the row's own, in the first
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
-   contrast-only rows search rate and temperature, the others their weights too. These begin at a sentence weight of 2 and a teacher
-   temperature of 4, which trials on dev queries liked better than the defaults (with queries that the teacher had learnt from; the search moves both).
+   contrast-only row searches rate and temperature, from the defaults, which its dev search preferred; the others search their weights
+   too, from what that of the sentence level alone found on dev when it began at weight 2 and teacher temperature 4 (docs/distilling.md).
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
    start from and are compared with: about half of the passages are no longer, and what a package is stands in the first lines. Teachers read
    112 tokens of query and passage together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +18,11 @@ class Recipe:
     levels: tuple[str, ...]
     filter: str = "none"
 
-    def settings(self) -> dict[str, Any]:
-        """The config's: weights of levels that are off are 0, the others the plan's, which the dev search moves. By contrast alone
-        there is nothing to learn from a query without a label."""
+    def settings(self, begin: Mapping[str, float]) -> dict[str, Any]:
+        """The config's: weights of levels that are off are 0, the others what `begin` says or the defaults, and the dev search moves
+        them. By contrast alone there is nothing to learn from a query without a label."""
         off = {f"{level}_weight": 0.0 for level in ("sentence", "word") if level not in self.levels}
-        return {**off, "use_unlabelled": bool(self.levels)}
+        return {**(begin if self.levels else {}), **off, "use_unlabelled": bool(self.levels)}
 
 
 ROWS = (
@@ -49,6 +50,9 @@ class Plan:
     teacher_queries: int
     teacher: dict[str, Any]
     student: dict[str, Any]
+    levels: dict[
+        str, float
+    ]  # where the search of students with a level begins; that of contrast alone does at the defaults
     search: dict[str, Any]
     dev_queries: int
     dev_pool: dict[str, int]
@@ -82,7 +86,9 @@ FULL = Plan(
     },
     student={
         "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 4.0,
-        "sentence_weight": 2.0, "teacher_temperature": 4.0,
+    },
+    levels={
+        "sentence_weight": 5.0, "teacher_temperature": 8.0, "student_temperature": 0.14, "temperature": 0.12, "learning_rate": 5e-5,
     },
     search={"trials": 3, "steps": 20, "reduction": 3},
     dev_queries=400,
@@ -105,6 +111,7 @@ QUICK = Plan(
         "held_out_depth": 10, "max_tokens": 128,
     },
     student={"max_steps": 3, "batch_queries": 16, "negatives": 2, "similar": 4, "max_passage_tokens": 64, "evaluate_every": 3},
+    levels={},
     search={"trials": 2, "steps": 2, "reduction": 2},
     dev_queries=60,
     dev_pool={"dev_pool_queries": 60, "dev_pool_passages": 120},

@@ -218,7 +218,7 @@ def test_debian_has_one_relevant_passage_a_query(bench, shared_data):
 
 
 def test_only_rows_with_a_level_learn_from_queries_without_a_label(bench):
-    learns = {recipe.name: recipe.settings()["use_unlabelled"] for recipe in bench.plan.ROWS}
+    learns = {recipe.name: recipe.settings({})["use_unlabelled"] for recipe in bench.plan.ROWS}
     assert learns.pop("contrastive") is False and set(learns.values()) == {True}
 
 
