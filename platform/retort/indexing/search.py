@@ -254,6 +254,13 @@ class ShardedIndex:
         scores, rows = merge_shards(found, depth, self.passage_ids)
         return Candidates(scores, rows, scores)
 
+    def joined(self, parts: Sequence[Candidates], k: int, depth: int) -> Hits:
+        """The hits of a search, from what the parts of the index had to say (`candidates`): bit by bit those of `search` over all of it."""
+        if self._refiner is None:
+            return merge_shards([Hits(part.scores, part.rows) for part in parts], k, self.passage_ids)
+        best = Candidates.joined(parts).best(depth)
+        return merge_shards([Hits(best.scores, best.rows)], k, self.passage_ids)
+
     def _found(self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.bool_] | None) -> list[Hits]:
         """The best `depth` of each shard, by the scores that it keeps."""
         if allowed is not None:

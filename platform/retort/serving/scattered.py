@@ -25,7 +25,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from retort.errors import OverloadedError
-from retort.indexing.merge import Hits, merge_shards
+from retort.indexing.merge import Hits
 from retort.indexing.refine import Candidates
 from retort.indexing.search import ShardedIndex, checked_queries
 from retort.releases.release import ArtefactRef
@@ -116,8 +116,7 @@ class ScatteredIndex:
         found = self._ask(queries, depth, allowed)
         if not found:
             raise OverloadedError("No shard of the index answered in time: send the request again.")
-        best = Candidates.joined(found).best(depth)
-        return merge_shards([Hits(best.scores, best.rows)], k, self.passage_ids)
+        return self._whole.joined(found, k, depth)
 
     def take_missing(self) -> list[int]:
         """Shards that were left out in this thread's searches since the last call."""

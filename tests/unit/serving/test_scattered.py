@@ -91,6 +91,14 @@ def test_hits_are_those_of_one_process_bit_by_bit(world, parts):
     assert index.take_missing() == [] and len(index) == len(whole)
 
 
+def test_equal_scores_are_cut_by_passage_id_as_in_one_process(world):
+    whole = ShardedIndex.open(world.five)
+    zeros = np.zeros((1, whole.dimension), dtype=np.float32)  # all passages score alike
+    index, _ = scattered(world, world.five, 3)
+    for k in (1, 7, 30):
+        assert np.array_equal(index.search(zeros, k).rows, whole.search(zeros, k).rows)
+
+
 def test_filters_and_masks_reach_the_parts(world):
     whole, vectors = ShardedIndex.open(world.five), queries(world)
     index, _ = scattered(world, world.five, 3)
