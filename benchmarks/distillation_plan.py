@@ -50,9 +50,7 @@ class Plan:
     teacher_queries: int
     teacher: dict[str, Any]
     student: dict[str, Any]
-    levels: dict[
-        str, float
-    ]  # where the search of students with a level begins; that of contrast alone does at the defaults
+    levels: dict[str, float]  # where students with a level begin to search; contrast alone does at the defaults
     search: dict[str, Any]
     dev_queries: int
     dev_pool: dict[str, int]

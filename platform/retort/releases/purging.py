@@ -40,7 +40,6 @@ from retort.releases.settings import index_settings
 from retort.releases.usage import in_use, named_by
 from retort.store import Artefact, Draft, Store, inherited
 from retort.store.locks import lease
-from retort.store.manifest import MANIFEST
 from retort.store.schemas import part_name
 
 __all__ = ["Purged", "purge"]
@@ -257,9 +256,8 @@ def _delete_drafts(store: Store, ids: set[str]) -> list[str]:
     wanted = pa.array(sorted(ids), pa.string())
     at_work = []
     for kind in COLLECTED:
-        for key in store.area.folders(kind):
-            draft = Draft(store.area, kind, "unfinished", "purge", 1, key, [], {})
-            if draft.has(MANIFEST) or not _may_hold(draft, wanted):
+        for draft in store.unfinished(kind):
+            if not _may_hold(draft, wanted):
                 continue
             try:
                 with draft:  # else its job, which counts on the parts that it found, would publish the rest

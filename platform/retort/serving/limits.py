@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import types
 import uuid
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -17,8 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from retort.serving.journal import Journal
 from retort.serving.problems import REQUEST_ID, RequestError, response_to
 from retort.serving.tracing import failed, request_span
-
-T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
@@ -104,18 +100,11 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float = BODY_
         raise RequestError(400, "bad-request", "The header Content-Length is not a number.")
     body, size = b"", 0
     if int(declared) <= _DRAIN_FACTOR * limit_bytes:
-        # By far the most bodies have come with their headers. A timer, which costs 8 us, is for those that are waited for.
-        reading = _drained(request, limit_bytes).__await__()
         try:
-            waited = next(reading)
-        except StopIteration as done:
-            body, size = done.value
-        else:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    body, size = await _resumed(reading, waited)
-            except TimeoutError:
-                raise late_body(timeout_s) from None
+            async with asyncio.timeout(timeout_s):
+                body, size = await _drained(request, limit_bytes)
+        except TimeoutError:
+            raise late_body(timeout_s) from None
     if max(size, int(declared)) > limit_bytes:
         raise RequestError(
             413, "body-too-large", f"The body is larger than {limit_bytes} bytes. Send fewer or shorter queries."
@@ -135,13 +124,3 @@ async def _drained(request: Request, limit_bytes: int) -> tuple[bytes, int]:
         elif size > _DRAIN_FACTOR * limit_bytes:
             break
     return b"".join(chunks), size
-
-
-@types.coroutine
-def _resumed(steps: Generator[Any, Any, T], waited: Any) -> Generator[Any, Any, T]:
-    """What a coroutine gives in the end that was begun already, and now waits for `waited`; `await` takes none that was begun."""
-    try:
-        yield waited
-        return (yield from steps)
-    finally:
-        steps.close()

@@ -39,7 +39,7 @@ def _cpu_seconds() -> float:
 
 
 class Draft:
-    """Made by `Store.draft`. Use as a context manager round the work: it holds the lease on this key."""
+    """Made by `Store.draft` (and `Store.unfinished`). Use as a context manager round the work: it holds the lease on this key."""
 
     def __init__(
         self,

@@ -78,6 +78,11 @@ class Store:
         ]
         return Draft(self.area, kind, valid_name(name), step, version, key, records, dict(config or {}))
 
+    def unfinished(self, kind: str) -> list[Draft]:
+        """What was begun of this kind and not published, whoever began it: to look at and to discard, not to go on with."""
+        drafts = [Draft(self.area, kind, "unfinished", "", 0, key, [], {}) for key in self.area.folders(kind)]
+        return [draft for draft in drafts if not draft.has(MANIFEST)]
+
     def find(self, kind: str, key: str) -> Artefact | None:
         """The published artefact with this key, if there is one."""
         area = self.area.at(kind, key)
