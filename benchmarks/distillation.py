@@ -1,6 +1,6 @@
 """Does distilling help, which level, and does the filter? The grid of systems on Debian's package descriptions.
 
-    python benchmarks/distillation.py [--quick] [--minutes M] [--seeds N ...] [--labelled N] [--report-only] [--json OUT] [--store FOLDER]
+    python benchmarks/distillation.py [--quick] [--minutes M] [--seeds N ...] [--systems NAME ...] [--labelled N] [--report-only] [--json OUT] [--store FOLDER]
 
 `queries.train` teaches, `queries.dev` chooses, `queries.test` is reported. Rows: BM25; the base MiniLM; students that learn by
 contrast alone, with the sentence level, with the word level, with both, with both and the dynamic or the static filter; and
@@ -11,7 +11,8 @@ Seeds are independent: each teaches its students and leaves what it found as
 the seeds may be run on different days and machines; `--report-only` trains nothing and needs no store. What a cell makes on its way
 is artefacts: an interrupted one goes on in the same store, and `--minutes` stops beginning cells. From seed to
 seed passes, through the first one's record, what its search found, and the places of BM25 and the base, which no seed changes. So the
-first seed comes first. Seeds of one store share its teacher, and that teacher's judgements of the first round; in a new store it is
+first seed comes first. Once its teacher is there, two processes of one core each, `taskset -c 0` with `--systems bm25 base both_filtered
+teacher both_static both` and `taskset -c 1` with the others, make a seed in less time than one process of both cores. Seeds of one store share its teacher, and that teacher's judgements of the first round; in a new store it is
 trained again, in the same way. Every record names the teacher.
 
 The sizes (`distillation_plan.py`); what they cost stands in each record, and in the row `hours_left`:
@@ -23,11 +24,11 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
    the labels of a few days. The levels learn from the others by the teacher alone; contrast cannot, and sees its 250 four times as
    often. `--labelled 1000` labels all.
    The teacher, which learnt from 6,400 labelled lists of other queries, stands for one that is bought or downloaded.
-3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 62 steps of 16 queries with 3
-   hard negatives; a dev search of 3 trials x 20 steps, the row's own, in the first
+3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 100 steps of 16 queries with 3
+   hard negatives, the better of two checkpoints by dev; a dev search of 3 trials x 20 steps, the row's own, in the first
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
    contrast-only row searches rate and temperature, from the defaults, which its dev search preferred; the others search their weights
-   too, from what that of the sentence level alone found on dev when it began at weight 2 and teacher temperature 4 (docs/distilling.md).
+   too, from temperatures and a rate that the sentence level alone once found on dev (docs/distilling.md) and weights of 2.
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
    start from and are compared with: about half of the passages are no longer, and what a package is stands in the first lines. Teachers read
    112 tokens of query and passage together.
@@ -47,7 +48,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillation_plan import FULL, QUICK, Plan
-from distillation_records import read_records
+from distillation_records import SYSTEMS, read_records
 from distillation_report import add_cost, add_results
 from distillation_seeds import go_on
 from distillation_tested import tested
@@ -59,6 +60,7 @@ from retort.runtime.connecting import connected
 def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=70.0, help="start no cell after so many minutes (default 70)")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="go on with these seeds (default: all)")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", default=SYSTEMS, choices=SYSTEMS, help=f"make these only, of {', '.join(SYSTEMS)} (default: all)")  # fmt: skip
     parser.add_argument(
         "--labelled", type=int, metavar="N", help="labels that students see, another grid than the plan's"
     )
@@ -100,7 +102,7 @@ def main() -> None:
     folder = records_folder(args)
     if not args.report_only:
         with connected():  # once, not once per artefact
-            go_on(plan, args.store, folder, args.seeds or plan.seeds, args.minutes)
+            go_on(plan, args.store, folder, args.seeds or plan.seeds, args.systems, args.minutes)
     report = Report("quick" if args.quick else "full")
     make_report(report, plan, folder)
     report.finish(args.json)

@@ -83,12 +83,12 @@ FULL = Plan(
         "held_out_depth": 20, "max_tokens": 112, "epochs": 2.0,
     },
     student={
-        "max_steps": 62, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 62, "epochs": 4.0,
+        "max_steps": 100, "batch_queries": 16, "negatives": 3, "similar": 8, "max_passage_tokens": 64, "evaluate_every": 50, "epochs": 7.0,
     },
     levels={
-        "sentence_weight": 5.0, "teacher_temperature": 8.0, "student_temperature": 0.14, "temperature": 0.12, "learning_rate": 5e-5,
+        "sentence_weight": 2.0, "word_weight": 2.0, "teacher_temperature": 8.0, "student_temperature": 0.14, "temperature": 0.12, "learning_rate": 5e-5,
     },
-    search={"trials": 3, "steps": 20, "reduction": 3},
+    search={"trials": 3, "steps": 20, "reduction": 2},
     dev_queries=400,
     dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 800},
     backend="onnx-int8",

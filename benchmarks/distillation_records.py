@@ -4,13 +4,17 @@ A system is kept as the PLACE of each test query's one relevant passage among th
 order of `distillation_tested.py`: one character a query, chr(48 + place), so that 0 to 9 read as they are. All measures
 follow from places, by the library's own `evaluate`. The teacher's places are those of its sample of queries.
 
-A record is written after every cell. A whole one stands for itself; a part of one goes on only with the very teacher that it began with.
+A record is written after every cell; processes that make other cells of a seed write the same one. A whole one stands for itself; a part of
+one goes on only with the very teacher that it began with.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,13 +100,23 @@ class SeedRecord(BaseModel):
         return set(SYSTEMS) <= set(self.cells) and self.filtered is not None
 
     def save(self, folder: Path) -> Path:
-        """Write it whole."""
+        """Write it whole, with the cells that another process has written meanwhile."""
         folder.mkdir(parents=True, exist_ok=True)
         path = file_of(folder, self.seed)
-        made = path.with_suffix(".part")
-        made.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        made.replace(path)
+        with _alone(folder):
+            if path.exists():
+                self._take(_read(path))
+            made = path.with_suffix(".part")
+            made.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            made.replace(path)
         return path
+
+    def _take(self, other: SeedRecord) -> None:
+        """What this record lacks of one of the same plan, queries and teacher."""
+        if all(getattr(self, name) == getattr(other, name) for name in ("plan_hash", "queries", "reranked", "teacher")):
+            self.cells = {**other.cells, **self.cells}
+            self.search = {**other.search, **self.search}
+            self.filtered = self.filtered or other.filtered
 
     def scores(self, system: str, tests: Tested, plan: Plan) -> Scores:
         """A system's measures per query."""
@@ -123,7 +137,7 @@ def read_records(folder: Path, plan: Plan, tests: Tested) -> dict[int, SeedRecor
         path = file_of(folder, seed)
         if not path.exists():
             continue
-        record = SeedRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        record = _read(path)
         told = {"plan": hash_json(record.plan), "test queries": record.queries, "re-ranked sample": record.reranked}
         other = [name for name, value in asked.items() if told[name] != value]
         if other or record.seed != seed:
@@ -175,6 +189,21 @@ def _by_place() -> Scores:
     for place in range(1, DEPTH + 1):
         runs[str(place)] = {**fillers, "relevant": 0.5 - place}
     return evaluate(runs, {place: {"relevant": 1} for place in runs}, MEASURES)
+
+
+def _read(path: Path) -> SeedRecord:
+    return SeedRecord.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process writes records in this folder meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
 
 
 def _sample(plan: Plan, tests: Tested) -> str:

@@ -22,8 +22,8 @@ from retort.store import Artefact
 __all__ = ["go_on"]
 
 
-def go_on(plan: Plan, store: str, folder: Path, seeds: Sequence[int], minutes: float) -> None:
-    """Make what is missing of these seeds; no cell is begun after so many minutes.
+def go_on(plan: Plan, store: str, folder: Path, seeds: Sequence[int], systems: Sequence[str], minutes: float) -> None:
+    """Make what is missing of these seeds and systems; no cell is begun after so many minutes.
 
     Raises:
         SystemExit: a seed whose first seed has no whole record.
@@ -38,13 +38,21 @@ def go_on(plan: Plan, store: str, folder: Path, seeds: Sequence[int], minutes: f
         first = records.get(plan.first) if seed != plan.first else None
         if seed != plan.first and (first is None or not first.complete):
             raise SystemExit(f"Seed {seed} learns with the values that seed {plan.first}'s search found, of which there is no whole record: run --seeds {plan.first} first.")  # fmt: skip
-        if time.monotonic() > end or not _one_seed(Grid(data, seed, first.search if first else None), folder, records, first, end):  # fmt: skip
+        grid = Grid(data, seed, first.search if first else None)
+        if time.monotonic() > end or not _one_seed(grid, folder, records, first, systems, end):
             console.print("The minutes are over: the same command goes on.")
             return
 
 
-def _one_seed(grid: Grid, folder: Path, records: dict[int, SeedRecord], first: SeedRecord | None, end: float) -> bool:
-    """Whether all of the seed is recorded now."""
+def _one_seed(
+    grid: Grid,
+    folder: Path,
+    records: dict[int, SeedRecord],
+    first: SeedRecord | None,
+    systems: Sequence[str],
+    end: float,
+) -> bool:
+    """Whether these systems of the seed are recorded now."""
     began = time.monotonic()
     teacher = grid.teacher
     told = {"digest": teacher.digest, "metrics": teacher.metrics}
@@ -54,7 +62,7 @@ def _one_seed(grid: Grid, folder: Path, records: dict[int, SeedRecord], first: S
     records[grid.seed] = record
     rows = {recipe.name: recipe for recipe in ROWS}
     for name, work in grid.cells.items():
-        if name in record.cells:
+        if name in record.cells or name not in systems:
             continue
         if time.monotonic() > end:
             return False

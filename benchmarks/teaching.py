@@ -207,7 +207,7 @@ def add_ray_data(report: Report, data: Data) -> None:
 def bare_loop(data: Data, candidates: Artefact) -> float:
     """Pairs/s of the same scorer called part by part, in this process."""
     limit_threads(1)
-    judge = TeacherJudge(CrossEncoder.load(data.teacher.local()), word_level=True, top_k=8, layers=1, heads=(), token_budget=None)  # fmt: skip
+    judge = TeacherJudge(CrossEncoder.load(data.teacher.local()), word_level=True, top_k=8, layers=(), heads=(), token_budget=None)  # fmt: skip
     clock = Clock()
     with tempfile.TemporaryDirectory() as store:
         draft = data.scratch_draft(store)

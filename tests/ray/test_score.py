@@ -116,6 +116,11 @@ def test_a_service_gives_the_sentence_level_and_its_cost_is_counted(world: World
 def test_earlier_scores_are_taken_over_where_they_mean_the_same(world: World, other_store: str) -> None:
     with pytest.raises(IncompatibleError, match=r"other settings \(top_k\)"):
         score(world.config(reuse=world.judgements.uri, top_k=3))
+    assert world.judgements.metrics["word_layers"] == [0], (
+        "in the last of two the classifier reads its first token alone"
+    )
+    with pytest.raises(IncompatibleError, match=r"other settings \(layers\)"):
+        score(world.config(reuse=world.judgements.uri, layers=(1,)))
     again = score(world.config(other_store, reuse=world.judgements.uri))
     assert again.metrics["reused"] == again.metrics["pairs"] == 384
     assert again.digest == world.judgements.digest

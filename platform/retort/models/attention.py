@@ -6,7 +6,7 @@ used, after rotary positions where there are any. That gives three things in one
     the kernel     torch's fused attention; but for training in bfloat16 on a CPU plain matrix products, because the
                    backward pass of the fused one takes half of such a step there
     within         `within(spans)` lets texts that lie end to end in one row attend to themselves alone (`unpadded.py`)
-    recording      `recording(layers)` keeps queries and keys of the last layers, from which `Recording.probabilities`
+    recording      `recording(layers)` keeps queries and keys of some layers, from which `Recording.probabilities`
                    computes the attention of these layers only, in float32: no eager attention for the whole model
 
 Models that do not take registered functions (MPNet, DeBERTa) keep their own; `uses_ours` tells which.
@@ -14,8 +14,7 @@ Models that do not take registered functions (MPNet, DeBERTa) keep their own; `u
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -36,10 +35,17 @@ NAME = "retort"
 
 @dataclass
 class Recording:
-    """Queries and keys of the last layers of one forward pass, oldest layer first. Letters: b texts, h heads, t
-    tokens."""
+    """Queries and keys of some layers of one forward pass. Letters: b texts, h heads, t tokens."""
 
-    layers: deque[tuple[Tensor, Tensor, float]] = field(default_factory=deque)
+    wanted: frozenset[int]
+    layers: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    _passed: int = 0
+
+    def add(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Called by each attention layer in turn."""
+        if self._passed in self.wanted:
+            self.layers.append((query, key, scaling))
+        self._passed += 1
 
     def probabilities(self, mask: Tensor, heads: list[int] | None = None) -> Tensor:
         """Return attention of the recorded layers, mean over layers and (chosen) heads: [b, t, t] float32.
@@ -55,7 +61,7 @@ class Recording:
             scores = torch.matmul(query.float() * scaling, key.float().transpose(2, 3))  # [b, h, t, t]
             layer = scores.masked_fill_(hidden, float("-inf")).softmax(dim=-1).mean(dim=1)  # [b, t, t]
             total = layer if total is None else total.add_(layer)
-        assert total is not None, "no attention was recorded"
+        assert total is not None and len(self.layers) == len(self.wanted), "not every layer was recorded"
         return total.div_(len(self.layers))
 
 
@@ -63,9 +69,9 @@ _current: ContextVar[Recording | None] = ContextVar("retort_attention_recording"
 
 
 @contextmanager
-def recording(layers: int = 1) -> Iterator[Recording]:
-    """Keep queries and keys of the last `layers` attention layers of the forward pass run inside."""
-    record = Recording(deque(maxlen=layers))
+def recording(layers: Collection[int]) -> Iterator[Recording]:
+    """Keep queries and keys of these attention layers, numbered from 0, of the one forward pass run inside."""
+    record = Recording(frozenset(layers))
     token = _current.set(record)
     try:
         yield record
@@ -123,7 +129,7 @@ def _attend(
     groups = getattr(module, "num_key_value_groups", 1)
     record = _current.get()
     if record is not None:
-        record.layers.append((query, repeat_kv(key, groups) if groups > 1 else key, scale))
+        record.add(query, repeat_kv(key, groups) if groups > 1 else key, scale)
     spans = _spans.get()
     if spans is not None:
         return _attend_within(query, key, value, spans, scale, groups), None

@@ -15,6 +15,7 @@ import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,7 +30,7 @@ from retort.models import attention
 from retort.models.alignment import pooling_matrices
 from retort.models.backend import Precision, autocast, default_token_budget, pick_device, pick_precision
 from retort.models.batching import token_batches
-from retort.models.first_token import FirstToken
+from retort.models.first_token import FirstToken, reads_first_token
 from retort.models.loading import load_model, load_tokenizer, max_positions, quiet, read_config
 from retort.models.onnx_graph import Backend, OnnxGraph, check_backend, faster_backend, onnx_graph
 from retort.models.pairs import CutPairs, PairBatch, PairCutter
@@ -63,7 +64,7 @@ class Judge(Protocol):
         self,
         pairs: Sequence[tuple[str, str]],
         k: int = 8,
-        layers: int = 1,
+        layers: Sequence[int] | None = None,
         heads: list[int] | None = None,
         *,
         word_level: bool = True,
@@ -190,6 +191,19 @@ class CrossEncoder:
         return cls(model, tokenizer, device=device, precision=precision, max_tokens=max_tokens)
 
     @property
+    def layers(self) -> int:
+        """How many attention layers there are."""
+        return int(self.model.config.num_hidden_layers)
+
+    @cached_property
+    def last_layer_read(self) -> int:
+        """The last layer, from 0, whose attention between words the logit depends on.
+
+        A classifier that reads its first token alone leaves what the other tokens attend to in the last layer unread.
+        """
+        return max(0, self.layers - (2 if reads_first_token(self.model) else 1))
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = next(self.model.parameters()).device
@@ -205,7 +219,7 @@ class CrossEncoder:
         self,
         pairs: Sequence[tuple[str, str]],
         k: int = 8,
-        layers: int = 1,
+        layers: Sequence[int] | None = None,
         heads: list[int] | None = None,
         *,
         word_level: bool = True,
@@ -217,7 +231,7 @@ class CrossEncoder:
         Args:
             pairs: texts.
             k: passage words kept for each query word.
-            layers: the map is the mean over this many last layers.
+            layers: the map is the mean over these layers, numbered from 0; None: the last one that is read.
             heads: heads to take the mean over; None: all.
             word_level: whether maps are made.
             token_budget: padded tokens a batch; None chooses for the device.
@@ -226,7 +240,8 @@ class CrossEncoder:
         Raises:
             UnencodableTextError: a text with a lone surrogate; `index` is the pair's.
         """
-        assert k > 0 and layers > 0, (k, layers)
+        chosen = (self.last_layer_read,) if layers is None else tuple(layers)
+        assert k > 0 and chosen and set(chosen) <= set(range(self.layers)), (k, chosen)
         scores = np.zeros(len(pairs), dtype=np.float32)
         seen = np.zeros(len(pairs), dtype=bool)
         best = np.zeros(len(pairs), dtype=np.int16)
@@ -237,7 +252,7 @@ class CrossEncoder:
             for rows in token_batches(cut.lengths, budget):
                 windows = [cut.windows[i] for i in rows]
                 logits, made = self._run(
-                    self._cutter.assemble(windows, self.device), k if word_level else 0, layers, heads
+                    self._cutter.assemble(windows, self.device), k if word_level else 0, chosen, heads
                 )
                 for i, window in enumerate(windows):
                     pair = start + window.pair
@@ -268,7 +283,7 @@ class CrossEncoder:
             raise UnencodableTextError(start + error.index, error.reason) from None
 
     def _run(
-        self, batch: PairBatch, k: int, layers: int, heads: list[int] | None
+        self, batch: PairBatch, k: int, layers: Sequence[int], heads: list[int] | None
     ) -> tuple[NDArray[np.float32], list[WordMap]]:
         """Return logits [b] and, for k > 0, the batch's word maps."""
         narrow = self._narrow or contextlib.nullcontext()
@@ -288,8 +303,10 @@ class CrossEncoder:
             sizes = batch.query_words[..., 1].max(axis=1), relative[..., 1].max(axis=1)  # [b] each
             return relevance(output).cpu().numpy(), word_maps_of(to_passage, to_query, *sizes, first, k)
 
-    def _attend(self, inputs: dict[str, Tensor], layers: int, heads: list[int] | None) -> tuple[Tensor, Tensor]:
-        """Return (logits, attention [b, t, t] float32: mean over heads and the last layers), from one forward pass."""
+    def _attend(
+        self, inputs: dict[str, Tensor], layers: Sequence[int], heads: list[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (logits, attention [b, t, t] float32: mean over heads and these layers), from one forward pass."""
         mask = inputs["attention_mask"]
         if attention.uses_ours(self.model):
             with attention.recording(layers) as record:
@@ -298,8 +315,9 @@ class CrossEncoder:
             with torch.autocast(self.device.type, enabled=False):
                 return logits, record.probabilities(mask, heads)
         output = self.model(**inputs, output_attentions=True)
-        chosen = [layer.float() if heads is None else layer[:, heads].float() for layer in output.attentions[-layers:]]
-        return output.logits, torch.stack([layer.mean(dim=1) for layer in chosen]).mean(dim=0)
+        chosen = [output.attentions[number].float() for number in layers]
+        means = [(layer if heads is None else layer[:, heads]).mean(dim=1) for layer in chosen]
+        return output.logits, torch.stack(means).mean(dim=0)
 
 
 def _check_labels(labels: int | None, where: str | None) -> None:

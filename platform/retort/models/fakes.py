@@ -95,7 +95,7 @@ class FakeCrossEncoder:
         self,
         pairs: Sequence[tuple[str, str]],
         k: int = 8,
-        layers: int = 1,
+        layers: Sequence[int] | None = None,
         heads: list[int] | None = None,
         *,
         word_level: bool = True,

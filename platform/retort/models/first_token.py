@@ -2,6 +2,7 @@
 
     narrow = FirstToken.of(model)        None where the architecture is not known to read one token
     with narrow: model(**inputs)         equal logits; a layer's output projection and feed-forward less
+    reads_first_token(model)             whether the other tokens' last states reach the logits, for any architecture
 
 In the last layer the other tokens are needed as keys and values alone. Of six layers that saves an eighth of all products, of
 twelve a sixteenth. Whether a model really reads one token is not taken from its name but tried, once, on its own weights.
@@ -9,13 +10,15 @@ twelve a sixteenth. Whether a model really reads one token is not taken from its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["FirstToken"]
+__all__ = ["FirstToken", "reads_first_token"]
 
 _TOLERANCE = 1e-4
 
@@ -35,7 +38,7 @@ class FirstToken:
         if attention is None:
             return None
         found = cls(attention)
-        return found if found._changes_nothing(model) else None
+        return found if _changes_nothing(model, found) else None
 
     def __enter__(self) -> Self:
         attention: Any = self._attention
@@ -49,25 +52,52 @@ class FirstToken:
         while self._handles:
             self._handles.pop().remove()
 
-    def _changes_nothing(self, model: PreTrainedModel) -> bool:
-        device = next(model.parameters()).device
-        size = max(3, min(64, int(model.config.vocab_size) - 1))
-        ids = (torch.arange(3 * 7, device=device) % size).reshape(3, 7)
-        mask = torch.ones_like(ids)
-        mask[1, 4:] = 0
-        was_training = model.training
-        model.eval()  # type: ignore[no-untyped-call]
-        try:
-            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-                whole = model(input_ids=ids, attention_mask=mask).logits
-                with self:
-                    narrow = model(input_ids=ids, attention_mask=mask).logits
-        except (RuntimeError, TypeError, IndexError):  # something behind the last layer wants all tokens
-            return False
-        finally:
-            model.train(was_training)
-        scale = max(1.0, float(whole.abs().max()))
-        return narrow.shape == whole.shape and float((narrow - whole).abs().max()) <= _TOLERANCE * scale
+
+def reads_first_token(model: PreTrainedModel) -> bool:
+    """Whether a classifier's logits come from its first token's last state alone; tried once, on its own weights."""
+    body = getattr(model, model.base_model_prefix, None)
+    return isinstance(body, nn.Module) and _changes_nothing(model, _others_blank(body))
+
+
+@contextmanager
+def _others_blank(body: nn.Module) -> Iterator[None]:
+    """The last states of all tokens but the first are zero."""
+
+    def blank(module: nn.Module, given: Any, made: Any) -> Any:
+        states = made[0].clone()  # [b, t, d]
+        states[:, 1:] = 0
+        if isinstance(made, tuple):
+            return (states, *made[1:])
+        made.last_hidden_state = states
+        return made
+
+    handle = body.register_forward_hook(blank)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _changes_nothing(model: PreTrainedModel, change: AbstractContextManager[Any]) -> bool:
+    """Whether logits are the same within the change."""
+    device = next(model.parameters()).device
+    size = max(3, min(64, int(model.config.vocab_size) - 1))
+    ids = (torch.arange(3 * 7, device=device) % size).reshape(3, 7)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    was_training = model.training
+    model.eval()  # type: ignore[no-untyped-call]
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            whole = model(input_ids=ids, attention_mask=mask).logits
+            with change:
+                narrow = model(input_ids=ids, attention_mask=mask).logits
+    except (RuntimeError, TypeError, IndexError):  # something behind the last layer wants all tokens
+        return False
+    finally:
+        model.train(was_training)
+    scale = max(1.0, float(whole.abs().max()))
+    return narrow.shape == whole.shape and float((narrow - whole).abs().max()) <= _TOLERANCE * scale
 
 
 def _last_attention(model: PreTrainedModel) -> nn.Module | None:

@@ -10,6 +10,7 @@ run goes on with the parts that are missing and ends with the digest of an unbro
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +29,7 @@ from retort.teaching.audit_gate import require_passed
 from retort.teaching.checks import check_candidates
 from retort.teaching.quarantine import quarantine_name
 from retort.teaching.rerank_service import RerankService, service_totals
+from retort.teaching.word_layers import LAYERS_FILE, LayerChoice, Pairs, choose_layers, sample_pairs
 
 __all__ = ["ScoreConfig", "score", "worker_backend"]
 
@@ -53,9 +55,12 @@ class ScoreConfig(JobConfig):
     top_k: int = Field(
         8, ge=1, le=255, description="Passage words kept per query word in a word map; the rest is one number."
     )
-    layers: int = Field(1, ge=1, description="How many of the teacher's last layers a word map is the mean of.")
+    layers: tuple[int, ...] = Field(
+        (),
+        description="The teacher's layers, numbered from 0, that a word map is the mean of; empty: the one that tells relevant passages best from others.",
+    )
     heads: tuple[int, ...] = Field(
-        (), description="Attention heads that a word map is the mean of; empty: all of them."
+        (), description="Attention heads, numbered from 0, that a word map is the mean of; empty: all of them."
     )
     max_tokens: int | None = Field(
         None,
@@ -161,18 +166,55 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
         return done
     earlier = _earlier_judgements(config, store, inputs.get("teacher"))
     _check_others(inputs)
+    teacher = None
     if "teacher" in inputs:
         # Loaded here once, so that a model that cannot teach is refused before any worker starts.
-        _check_word_level(config, CrossEncoder.load(inputs["teacher"].local()))
+        teacher = CrossEncoder.load(inputs["teacher"].local(), precision=config.precision, max_tokens=config.max_tokens)
+        _check_word_level(config, teacher)
         if config.backend != "auto":
             check_backend(config.backend, pick_device())
-    check_candidates(candidates, QuerySet.open(queries), Passages.open(corpus))
+    texts, passages = QuerySet.open(queries), Passages.open(corpus)
+    check_candidates(candidates, texts, passages)
     with draft:
-        return draft.published or _judge(config, draft, inputs, earlier, progress)
+        if draft.published is not None:
+            return draft.published
+        choice = None
+        if teacher is not None and config.word_level:
+            choice = _word_layers(config, draft, teacher, earlier, lambda: sample_pairs(candidates, texts, passages))
+        del teacher  # the workers load their own
+        return _judge(config, draft, inputs, earlier, choice, progress)
+
+
+def _word_layers(
+    config: ScoreConfig,
+    draft: Draft,
+    teacher: CrossEncoder,
+    earlier: list[Artefact],
+    pairs: Callable[[], tuple[Pairs, Pairs]],
+) -> LayerChoice:
+    """The layers that maps are taken from: those asked for, those of the judgements that are reused, or chosen on a sample of pairs."""
+    if config.layers:
+        return LayerChoice(config.layers)
+    if draft.has(LAYERS_FILE):  # an interrupted run's parts are of these
+        return LayerChoice.from_json(draft.read_json(LAYERS_FILE))
+    known = [LayerChoice.from_json(one.json(LAYERS_FILE)) for one in earlier]
+    if any(one.layers != known[0].layers for one in known):
+        raise IncompatibleError(
+            f"{earlier[0]} and others of `reuse` have word maps of different layers ({', '.join(str(list(one.layers)) for one in known)}). "
+            "Leave some of them out, or name `layers`."
+        )
+    choice = known[0] if known else choose_layers(teacher, *pairs(), config.heads)
+    draft.write_json(LAYERS_FILE, choice.as_json())
+    return choice
 
 
 def _judge(
-    config: ScoreConfig, draft: Draft, inputs: dict[str, Artefact], earlier: list[Artefact], progress: Progress
+    config: ScoreConfig,
+    draft: Draft,
+    inputs: dict[str, Artefact],
+    earlier: list[Artefact],
+    choice: LayerChoice | None,
+    progress: Progress,
 ) -> Artefact:
     """Judge the parts that are missing, and publish."""
     from retort.teaching.stages import score_parts  # Ray: only where work is done, so that --help stays quick
@@ -183,7 +225,8 @@ def _judge(
         progress.say(
             f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
         )
-    stats = score_parts(config, worker_backend(config, candidates), draft, inputs, missing, earlier, progress)
+    layers = choice.layers if choice is not None else ()
+    stats = score_parts(config, worker_backend(config, candidates), draft, inputs, missing, earlier, layers, progress)
     if config.service is not None:
         asked = service_totals(stats)
         progress.say(
@@ -210,6 +253,7 @@ def _judge(
     metrics: dict[str, Any] = {
         "mean_trust": _mean_trust(draft, candidates.parts()),
         "pairs": rows,
+        "word_layers": list(layers),
         "quarantined": quarantined,
         "reused": sum(entry["reused"] for entry in stats),
         "pairs_per_worker_s": round(judged / seconds, 1) if seconds else None,
@@ -257,15 +301,15 @@ def _check_word_level(config: ScoreConfig, teacher: CrossEncoder) -> None:
     """Refuse layers and heads that the teacher does not have."""
     if not config.word_level:
         return
-    settings = teacher.model.config
-    layers, heads = int(settings.num_hidden_layers), int(settings.num_attention_heads)
-    if config.layers > layers:
-        raise ConfigError(f"layers is {config.layers}, and the teacher has {layers}; expected 1 to {layers}.")
-    wrong = [head for head in config.heads if not 0 <= head < heads]
-    if wrong:
-        raise ConfigError(
-            f"heads names {wrong}, and the teacher has {heads} heads; expected numbers from 0 to {heads - 1}."
-        )
+    for name, asked, there in (
+        ("layers", config.layers, teacher.layers),
+        ("heads", config.heads, int(teacher.model.config.num_attention_heads)),
+    ):
+        wrong = [number for number in asked if not 0 <= number < there]
+        if wrong:
+            raise ConfigError(
+                f"{name} names {wrong}, and the teacher has {there} {name}; expected numbers from 0 to {there - 1}."
+            )
 
 
 def _earlier_judgements(config: ScoreConfig, store: Store, teacher: Artefact | None) -> list[Artefact]:

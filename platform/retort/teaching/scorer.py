@@ -232,14 +232,14 @@ class TeacherJudge:
         *,
         word_level: bool,
         top_k: int,
-        layers: int,
+        layers: Sequence[int],
         heads: Sequence[int],
         token_budget: int | None,
     ) -> None:
-        """Take the teacher and how its word maps are made; no `heads`: all of them; no budget: the device's own."""
+        """Take the teacher and how its word maps are made; no `layers`: the last one that is read; no `heads`: all of them; no budget: the device's own."""
         self._teacher = teacher
         self._word_level = word_level
-        self._top_k, self._layers, self._heads = top_k, layers, list(heads) or None
+        self._top_k, self._layers, self._heads = top_k, tuple(layers) or None, list(heads) or None
         self._token_budget = token_budget
 
     @property

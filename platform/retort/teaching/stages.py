@@ -86,9 +86,10 @@ def score_parts(
     inputs: Mapping[str, Artefact],
     parts: list[str],
     earlier: Sequence[Artefact],
+    layers: Sequence[int],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Judge `parts`; return {pairs, quarantined, reused, seconds} of each."""
+    """Judge `parts`, with word maps of these layers; return {pairs, quarantined, reused, seconds} of each."""
     if not parts:
         return []
     settings = {
@@ -102,7 +103,7 @@ def score_parts(
         "judge": {
             "word_level": config.word_level,
             "top_k": config.top_k,
-            "layers": config.layers,
+            "layers": layers,
             "heads": config.heads,
             "token_budget": config.token_budget,
         },
@@ -134,7 +135,7 @@ class AuditActor:
     ) -> None:
         model = CrossEncoder.load(teacher.local(), precision=settings["precision"], max_tokens=settings["max_tokens"])
         budget = settings["token_budget"]
-        judge = TeacherJudge(model, word_level=False, top_k=1, layers=1, heads=(), token_budget=budget)
+        judge = TeacherJudge(model, word_level=False, top_k=1, layers=(), heads=(), token_budget=budget)
         reuse = ReuseIndexes([ReuseIndex.open(one) for one in earlier])
         self._workers: dict[str, AuditWorker] = {}
         for name, own in texts.items():

@@ -130,7 +130,7 @@ def test_a_later_seed_says_which_comes_first(bench, plan, tests, tmp_path, monke
     del part.cells["word"]
     part.save(tmp_path)
     with pytest.raises(SystemExit, match="run --seeds 13 first"):
-        bench.seeds.go_on(plan, "nowhere", tmp_path, [1], 1.0)
+        bench.seeds.go_on(plan, "nowhere", tmp_path, [1], bench.records.SYSTEMS, 1.0)
 
 
 class FakeGrid:
@@ -175,7 +175,7 @@ def test_a_killed_run_goes_on_with_the_next_cell_and_a_done_one_makes_nothing(
 
     def run():
         FakeGrid.calls.clear()
-        bench.seeds.go_on(plan, "nowhere", tmp_path, plan.seeds, 1.0)
+        bench.seeds.go_on(plan, "nowhere", tmp_path, plan.seeds, bench.records.SYSTEMS, 1.0)
 
     with pytest.raises(KeyboardInterrupt):
         run()
@@ -191,6 +191,32 @@ def test_a_killed_run_goes_on_with_the_next_cell_and_a_done_one_makes_nothing(
     assert found[1].search == found[13].search and found[1].cells["both"].step_s == 2.0
     run()
     assert FakeGrid.calls == []
+
+
+def test_two_processes_write_one_record(bench, plan, tests, tmp_path):
+    ours, theirs = (whole(bench, plan, tests, 13) for _ in range(2))
+    theirs.filtered = None
+    for name in bench.records.SYSTEMS:
+        del (theirs if name in ("both", "both_filtered", bench.records.TEACHER) else ours).cells[name]
+    del ours.search["word"], theirs.search["both"]
+    theirs.save(tmp_path)
+    ours.save(tmp_path)
+    found, expected = bench.records.read_records(tmp_path, plan, tests)[13], whole(bench, plan, tests, 13)
+    assert found.complete
+    assert (found.cells, found.search, found.filtered) == (expected.cells, expected.search, expected.filtered)
+    anew = bench.records.begin(None, plan, tests, 13, {**TEACHER, "digest": "t2"}, 1.0)
+    anew.save(tmp_path)
+    assert bench.records.read_records(tmp_path, plan, tests)[13].cells == {}, "those of another teacher"
+
+
+def test_only_the_systems_asked_for_are_made(bench, plan, tests, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.seeds, "Data", lambda store, plan: SimpleNamespace(tests=tests, plan=plan))
+    monkeypatch.setattr(bench.seeds, "Grid", FakeGrid)
+    monkeypatch.setattr(FakeGrid, "calls", [])
+    monkeypatch.setattr(FakeGrid, "whole", {13: whole(bench, plan, tests, 13)})
+    bench.seeds.go_on(plan, "nowhere", tmp_path, [13], ["sentence", "word"], 1.0)
+    assert sorted(FakeGrid.calls) == [(13, "sentence"), (13, "word")]
+    assert not bench.records.read_records(tmp_path, plan, tests)[13].complete
 
 
 def test_the_report_needs_records_alone(bench, plan, tests, tmp_path):

@@ -108,7 +108,8 @@ def by_hand(model, tokenizer, query, passage, layers, heads=None):
     )
     offsets, owners = tokens.pop("offset_mapping")[0].tolist(), tokens.sequence_ids(0)
     with torch.no_grad():
-        attentions = model(**tokens, output_attentions=True).attentions[-layers:]
+        everything = model(**tokens, output_attentions=True).attentions
+        attentions = [everything[number] for number in layers]
     every = torch.stack(
         [layer[0] if heads is None else layer[0, heads] for layer in attentions]
     )  # [layers, heads, t, t]
@@ -171,7 +172,7 @@ def test_maps_equal_eager_attention(kind, tmp_path):
     assert attention.uses_ours(teacher.model) == recorded
     eager = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
     pairs = [pair for pair in PAIRS if pair[0]]
-    for layers in (1, 2):
+    for layers in ((2,), (1, 2), (0,)):
         verdicts = teacher.judge(pairs, k=100, layers=layers)
         for (query, passage), found in zip(pairs, verdicts.word_maps):
             forward, backward = by_hand(eager, teacher.tokenizer, query, passage, layers)
@@ -180,11 +181,26 @@ def test_maps_equal_eager_attention(kind, tmp_path):
             assert np.abs(found.to_query - backward).max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_maps_are_of_the_last_layer_that_the_judgement_depends_on(kind, tmp_path):
+    """All of these read their first token alone: what the others attend to in the last layer does not reach the logit."""
+    teacher = load(tiny(kind, ARCHITECTURES[kind][0], tmp_path / kind))
+    assert (teacher.layers, teacher.last_layer_read) == (3, 1)
+    by_itself, named, last = (teacher.judge(PAIRS[:1], layers=layers).word_maps[0] for layers in (None, [1], [2]))
+    assert np.array_equal(by_itself.to_passage, named.to_passage)
+    assert np.abs(by_itself.to_passage - last.to_passage).max() > 1e-3
+
+
+def test_a_classifier_that_reads_all_tokens_has_its_last_layer_read(tmp_path):
+    settings = {**SMALL, "local_attention": 128, "classifier_pooling": "mean"}
+    assert load(tiny("ModernBert", settings, tmp_path)).last_layer_read == 2
+
+
 def test_chosen_heads_alone(folder):
     teacher = load(folder)
     eager = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
     found = teacher.judge(PAIRS[:1], k=100, heads=[1, 3]).word_maps[0]
-    forward, _ = by_hand(eager, teacher.tokenizer, *PAIRS[0], 1, [1, 3])
+    forward, _ = by_hand(eager, teacher.tokenizer, *PAIRS[0], [teacher.last_layer_read], [1, 3])
     assert np.abs(found.to_passage - forward).max() < 1e-5
 
 

@@ -85,7 +85,7 @@ def test_a_sample_of_queries_depends_on_seed_and_id_alone(world: World) -> None:
 
 def test_a_worker_scores_its_parts_and_a_killed_audit_goes_on(store: Store, world: World, pairs: Pairs) -> None:
     draft = store.draft("report", "a", step="test", config={})
-    judge = TeacherJudge(FakeCrossEncoder(), word_level=False, top_k=1, layers=1, heads=(), token_budget=None)
+    judge = TeacherJudge(FakeCrossEncoder(), word_level=False, top_k=1, layers=(), heads=(), token_budget=None)
     texts = {"queries": QueryTexts(pairs.queries), "passages": Passages.open(world["corpus"])}
     worker = AuditWorker(draft, 0, PairScorer(judge=judge, **texts))
     with draft:

@@ -92,13 +92,26 @@ def test_a_tokenizer_without_offsets_is_refused(world: dict[str, Artefact], tmp_
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("layers", 9, "layers is 9.*has 2"), ("heads", (0, 4), r"heads names \[4\].*4 heads")],
+    [
+        ("layers", (0, 2), r"layers names \[2\].*2 layers; expected numbers from 0 to 1"),
+        ("heads", (0, 4), r"heads names \[4\].*4 heads"),
+    ],
 )
 def test_layers_and_heads_that_the_teacher_lacks_are_refused(
     world: dict[str, Artefact], field: str, value: Any, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         score(config(world, **{field: value}))
+
+
+def test_word_maps_of_different_layers_are_not_mixed(world: dict[str, Artefact], store: Store) -> None:
+    for name, layers in (("first", [0]), ("second", [1])):
+        inputs = {"teacher": world["teacher"], "corpus": world["corpus"]}
+        with store.draft("judgements", name, step="score", inputs=inputs, config=config(world, name=name).identity() | {"name": name}) as draft:  # fmt: skip
+            draft.write_json("word_layers.json", {"layers": layers, "related": [], "unrelated": []})
+            draft.publish()
+    with pytest.raises(IncompatibleError, match=r"different layers \(\[0\], \[1\]\).*name `layers`"):
+        score(config(world, reuse=("first", "second")))
 
 
 def test_judgements_of_another_teacher_are_not_reused(world: dict[str, Artefact], store: Store) -> None:

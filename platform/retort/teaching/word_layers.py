@@ -1,0 +1,95 @@
+"""Which of a teacher's layers to take word maps from: the one that tells relevant passages best from others.
+
+What a layer attends to between query and passage says little by itself: some layers match words, some look at the ends of
+sentences whatever the texts say. A layer is worth learning from where its rows are sharp for a relevant passage and even for any other.
+So each layer's rows are compared with even ones (KL divergence, nats, mean over the query's words), for pairs of a query and its first candidate, and for
+the same queries with each other's passages; the layer with the largest difference is taken. Layers behind the last one on which the judgement
+depends are not asked. (Ours: MD2PR speaks of the teacher's attention and not, as far as we could read it, of which.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from retort.corpus.lookup import Passages
+from retort.corpus.queries import QuerySet
+from retort.models.cross_encoder import CrossEncoder
+from retort.models.tokenising import unencodable
+from retort.models.word_maps import WordMap
+from retort.store import Artefact
+
+__all__ = ["LAYERS_FILE", "LayerChoice", "Pairs", "choose_layers", "sample_pairs", "sharpness"]
+
+LAYERS_FILE = "word_layers.json"  # of a judgements artefact: a LayerChoice
+SAMPLE = 32  # queries: the difference is an average over all their words
+WHOLE = 255  # passage words of a query word's row
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The layers taken, and what was measured of each: mean nats of related and of unrelated pairs."""
+
+    layers: tuple[int, ...]
+    related: tuple[float, ...] = ()
+    unrelated: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"layers": list(self.layers), "related": list(self.related), "unrelated": list(self.unrelated)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> LayerChoice:
+        """What `as_json` gave."""
+        return cls(*(tuple(value[name]) for name in ("layers", "related", "unrelated")))
+
+
+def choose_layers(teacher: CrossEncoder, related: Pairs, unrelated: Pairs, heads: Sequence[int] = ()) -> LayerChoice:
+    """The layer whose maps differ most between related and unrelated pairs; without pairs the last that is read."""
+    last = teacher.last_layer_read
+    if not related or last == 0:
+        return LayerChoice((last,))
+
+    def nats(pairs: Pairs, layer: int) -> float:
+        maps = teacher.judge(pairs, k=WHOLE, layers=[layer], heads=list(heads) or None).word_maps
+        return round(float(np.mean([sharpness(one) for one in maps or ()])), 4)
+
+    ours, others = (tuple(nats(pairs, layer) for layer in range(last + 1)) for pairs in (related, unrelated))
+    # Of equal ones the last: it has seen most of the pair.
+    best = max(range(last + 1), key=lambda layer: (ours[layer] - others[layer], layer))
+    return LayerChoice((best,), ours, others)
+
+
+def sharpness(word_map: WordMap) -> float:
+    """KL(row || even row) of a query word over the passage's words, mean over the words that have a row; nats."""
+    forward, _ = word_map.dense()  # [q, p]
+    rows = forward[forward.sum(axis=1) > 0]
+    if not len(rows):
+        return 0.0
+    shares = rows / rows.sum(axis=1, keepdims=True)
+    logs = np.log(np.where(shares > 0, shares * forward.shape[1], 1.0))
+    return float((shares * logs).sum(axis=1).mean())
+
+
+def sample_pairs(candidates: Artefact, queries: QuerySet, passages: Passages) -> tuple[Pairs, Pairs]:
+    """Some queries of the first part with their first candidate (a labelled passage, where there is one), and with the next query's."""
+    table = candidates.part(candidates.parts()[0], columns=["query_id", "passage_id"])
+    first: dict[str, str] = {}
+    for query, passage in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        first.setdefault(query, passage)
+    asked = list(first)[:: max(1, len(first) // SAMPLE)][:SAMPLE]
+    texts = {query: queries.texts[queries.positions[query]] for query in asked}
+    answers = dict(zip(asked, passages.texts([first[query] for query in asked]), strict=True))
+    asked = [query for query in asked if unencodable(texts[query]) is None and unencodable(answers[query]) is None]
+    others = [*asked[1:], *asked[:1]]
+    if len(asked) < 2:
+        return [], []
+    return (
+        [(texts[query], answers[query]) for query in asked],
+        [(texts[query], answers[other]) for query, other in zip(asked, others, strict=True)],
+    )
