@@ -27,7 +27,7 @@ from retort.teaching.checks import KnownQueries
 from retort.teaching.quarantine import QUARANTINE, isolate, quarantine_name
 from retort.teaching.reuse import pair_hash
 
-__all__ = ["Judge", "PairScorer", "PartScorer", "QueryTexts", "TeacherJudge", "TextSource", "Verdict"]
+__all__ = ["Judge", "PairScorer", "PartScorer", "QueryTexts", "TeacherJudge", "TextSource", "Verdict", "read_texts"]
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +120,8 @@ class PairScorer:
 
     def _texts(self, ids: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], dict[int, str]]:
         """Return both texts of each pair; a text that cannot be read or encoded poisons every pair it is in."""
-        queries, bad_queries = _read(self._queries, sorted({query for query, _ in ids}))
-        passages, bad_passages = _read(self._passages, sorted({passage for _, passage in ids}))
+        queries, bad_queries = read_texts(self._queries, sorted({query for query, _ in ids}))
+        passages, bad_passages = read_texts(self._passages, sorted({passage for _, passage in ids}))
         reasons = {}
         for i, (query, passage) in enumerate(ids):
             if query in bad_queries:
@@ -187,7 +187,7 @@ def distinct_pairs(table: pa.Table) -> list[tuple[str, str]]:
     )
 
 
-def _read(source: TextSource, ids: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+def read_texts(source: TextSource, ids: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return texts by id, and the reason for each id whose text cannot be read or encoded."""
 
     def read(some: Sequence[str]) -> list[str]:

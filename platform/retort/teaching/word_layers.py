@@ -18,9 +18,10 @@ import numpy as np
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
 from retort.models.cross_encoder import CrossEncoder
-from retort.models.tokenising import unencodable
 from retort.models.word_maps import WordMap
 from retort.store import Artefact
+from retort.teaching.quarantine import isolate
+from retort.teaching.scorer import QueryTexts, read_texts
 
 __all__ = ["LAYERS_FILE", "LayerChoice", "Pairs", "choose_layers", "sample_pairs", "sharpness"]
 
@@ -56,8 +57,11 @@ def choose_layers(teacher: CrossEncoder, related: Pairs, unrelated: Pairs, heads
         return LayerChoice((last,))
 
     def nats(pairs: Pairs, layer: int) -> float:
-        maps = teacher.judge(pairs, k=WHOLE, layers=[layer], heads=list(heads) or None).word_maps
-        return round(float(np.mean([sharpness(one) for one in maps or ()])), 4)
+        def maps(some: Sequence[tuple[str, str]]) -> list[WordMap]:
+            return teacher.judge(some, k=WHOLE, layers=[layer], heads=list(heads) or None).word_maps or []
+
+        found, _ = isolate(maps, pairs)  # a text that cannot be read is told of where all are judged
+        return round(float(np.mean([sharpness(one) for one in found if one is not None] or [0.0])), 4)
 
     ours, others = (tuple(nats(pairs, layer) for layer in range(last + 1)) for pairs in (related, unrelated))
     # Of equal ones the last: it has seen most of the pair.
@@ -78,18 +82,19 @@ def sharpness(word_map: WordMap) -> float:
 
 def sample_pairs(candidates: Artefact, queries: QuerySet, passages: Passages) -> tuple[Pairs, Pairs]:
     """Some queries of the first part with their first candidate (a labelled passage, where there is one), and with the next query's."""
-    table = candidates.part(candidates.parts()[0], columns=["query_id", "passage_id"])
     first: dict[str, str] = {}
-    for query, passage in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        first.setdefault(query, passage)
+    for part in candidates.parts()[:1]:
+        table = candidates.part(part, columns=["query_id", "passage_id"])
+        for query, passage in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            first.setdefault(query, passage)
     asked = list(first)[:: max(1, len(first) // SAMPLE)][:SAMPLE]
-    texts = {query: queries.texts[queries.positions[query]] for query in asked}
-    answers = dict(zip(asked, passages.texts([first[query] for query in asked]), strict=True))
-    asked = [query for query in asked if unencodable(texts[query]) is None and unencodable(answers[query]) is None]
+    texts, _ = read_texts(QueryTexts(queries), asked)
+    answers, _ = read_texts(passages, sorted({first[query] for query in asked}))
+    asked = [query for query in asked if query in texts and first[query] in answers]
     others = [*asked[1:], *asked[:1]]
     if len(asked) < 2:
         return [], []
     return (
-        [(texts[query], answers[query]) for query in asked],
-        [(texts[query], answers[other]) for query, other in zip(asked, others, strict=True)],
+        [(texts[query], answers[first[query]]) for query in asked],
+        [(texts[query], answers[first[other]]) for query, other in zip(asked, others, strict=True)],
     )
