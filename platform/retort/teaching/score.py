@@ -10,7 +10,6 @@ run goes on with the parts that are missing and ends with the digest of an unbro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -29,7 +28,7 @@ from retort.teaching.audit_gate import require_passed
 from retort.teaching.checks import check_candidates
 from retort.teaching.quarantine import quarantine_name
 from retort.teaching.rerank_service import RerankService, service_totals
-from retort.teaching.word_layers import LAYERS_FILE, LayerChoice, Pairs, choose_layers, sample_pairs
+from retort.teaching.word_layers import layers_for, sample_pairs
 
 __all__ = ["ScoreConfig", "score", "worker_backend"]
 
@@ -178,34 +177,11 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
     with draft:
         if draft.published is not None:
             return draft.published
-        choice = None
+        layers: tuple[int, ...] = ()
         if teacher is not None and config.word_level:
-            choice = _word_layers(config, draft, teacher, earlier, lambda: sample_pairs(candidates, texts, passages))
+            layers = config.layers or layers_for(teacher, draft, earlier, lambda: sample_pairs(candidates, texts, passages), config.heads)  # fmt: skip
         del teacher  # the workers load their own
-        return _judge(config, draft, inputs, earlier, choice, progress)
-
-
-def _word_layers(
-    config: ScoreConfig,
-    draft: Draft,
-    teacher: CrossEncoder,
-    earlier: list[Artefact],
-    pairs: Callable[[], tuple[Pairs, Pairs]],
-) -> LayerChoice:
-    """The layers that maps are taken from: those asked for, those of the judgements that are reused, or chosen on a sample of pairs."""
-    if config.layers:
-        return LayerChoice(config.layers)
-    if draft.has(LAYERS_FILE):  # an interrupted run's parts are of these
-        return LayerChoice.from_json(draft.read_json(LAYERS_FILE))
-    known = [LayerChoice.from_json(one.json(LAYERS_FILE)) for one in earlier]
-    if any(one.layers != known[0].layers for one in known):
-        raise IncompatibleError(
-            f"{earlier[0]} and others of `reuse` have word maps of different layers ({', '.join(str(list(one.layers)) for one in known)}). "
-            "Leave some of them out, or name `layers`."
-        )
-    choice = known[0] if known else choose_layers(teacher, *pairs(), config.heads)
-    draft.write_json(LAYERS_FILE, choice.as_json())
-    return choice
+        return _judge(config, draft, inputs, earlier, layers, progress)
 
 
 def _judge(
@@ -213,7 +189,7 @@ def _judge(
     draft: Draft,
     inputs: dict[str, Artefact],
     earlier: list[Artefact],
-    choice: LayerChoice | None,
+    layers: tuple[int, ...],
     progress: Progress,
 ) -> Artefact:
     """Judge the parts that are missing, and publish."""
@@ -225,7 +201,6 @@ def _judge(
         progress.say(
             f"Going on: {len(candidates.parts()) - len(missing)} of {len(candidates.parts())} parts are judged already."
         )
-    layers = choice.layers if choice is not None else ()
     stats = score_parts(config, worker_backend(config, candidates), draft, inputs, missing, earlier, layers, progress)
     if config.service is not None:
         asked = service_totals(stats)

@@ -9,7 +9,7 @@ depends are not asked. (Ours: MD2PR speaks of the teacher's attention and not, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ import numpy as np
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
+from retort.errors import IncompatibleError
 from retort.models.cross_encoder import CrossEncoder
 from retort.models.word_maps import WordMap
-from retort.store import Artefact
+from retort.store import Artefact, Draft
 from retort.teaching.quarantine import isolate
 from retort.teaching.scorer import QueryTexts, read_texts
 
-__all__ = ["LAYERS_FILE", "LayerChoice", "Pairs", "choose_layers", "sample_pairs", "sharpness"]
+__all__ = ["LayerChoice", "choose_layers", "layers_for", "sample_pairs", "sharpness"]
 
 LAYERS_FILE = "word_layers.json"  # of a judgements artefact: a LayerChoice
 SAMPLE = 32  # queries: the difference is an average over all their words
@@ -67,6 +68,31 @@ def choose_layers(teacher: CrossEncoder, related: Pairs, unrelated: Pairs, heads
     # Of equal ones the last: it has seen most of the pair.
     best = max(range(last + 1), key=lambda layer: (ours[layer] - others[layer], layer))
     return LayerChoice((best,), ours, others)
+
+
+def layers_for(
+    teacher: CrossEncoder,
+    draft: Draft,
+    earlier: Sequence[Artefact],
+    pairs: Callable[[], tuple[Pairs, Pairs]],
+    heads: Sequence[int] = (),
+) -> tuple[int, ...]:
+    """The layers of a judgements draft: those its parts have already, those of the judgements it reuses, or chosen now; written down in it.
+
+    Raises:
+        IncompatibleError: judgements to reuse are of different layers.
+    """
+    if draft.has(LAYERS_FILE):
+        return LayerChoice.from_json(draft.read_json(LAYERS_FILE)).layers
+    known = [LayerChoice.from_json(one.json(LAYERS_FILE)) for one in earlier]
+    if any(one.layers != known[0].layers for one in known):
+        raise IncompatibleError(
+            f"The judgements of `reuse` have word maps of different layers ({', '.join(str(list(one.layers)) for one in known)}). "
+            "Leave some of them out, or name `layers`."
+        )
+    choice = known[0] if known else choose_layers(teacher, *pairs(), heads)
+    draft.write_json(LAYERS_FILE, choice.as_json())
+    return choice.layers
 
 
 def sharpness(word_map: WordMap) -> float:
