@@ -127,10 +127,11 @@ class Grid:
         return self._judged(candidates, f"{name}-judged", (self.judgements, *known))
 
     def _known(self, name: str) -> Artefact | None:
-        """Judgements by this teacher that an earlier row left in the store, maybe in a run before this one."""
+        """Judgements by this teacher and in this way that an earlier row left in the store, maybe in a run before this one."""
         with suppress(NotFoundError):
             found = self.data.store.get(name, "judgements")
-            if any(
+            same = found.manifest.config == self.judgements.manifest.config
+            if same and any(
                 record.role == "teacher" and record.digest == self.teacher.digest for record in found.manifest.inputs
             ):
                 return found

@@ -17,6 +17,7 @@ from retort.evaluation.findings import QueryFacts
 from retort.metrics.measures import evaluate
 from retort.mining.candidates import query_sample
 from retort.mining.mine import MineConfig
+from retort.store import open_store
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 QUERIES = 60
@@ -264,3 +265,27 @@ def test_taught_queries_lose_their_labels_but_for_some(bench, tmp_path, shared_d
     assert len(part) < len(data.passages) / 2
     again = bench.data.Data(str(tmp_path), data.plan)
     assert again.taught.digest == data.taught.digest
+
+
+def test_judgements_of_an_earlier_row_are_taken_only_from_this_teacher_judging_in_the_same_way(bench, tmp_path):
+    store = open_store(str(tmp_path))
+
+    def made(name, teacher, **config):
+        with store.draft(
+            "judgements", name, step="score", inputs={"teacher": teacher}, config={"layers": [], **config}
+        ) as draft:
+            draft.write_json("word_layers.json", name)
+            return draft.publish()
+
+    def teacher(name):
+        with store.draft("teacher", name, step="test", config={"name": name}) as draft:
+            draft.write_json("weights.json", name)
+            return draft.publish()
+
+    ours, other = teacher("ours"), teacher("other")
+    grid = SimpleNamespace(data=SimpleNamespace(store=store), teacher=ours, judgements=made("first", ours, top_k=8))
+    alike = made("alike", ours, top_k=8)
+    made("otherwise", ours, top_k=4)
+    made("elsewhere", other, top_k=8)
+    found = {name: bench.grid.Grid._known(grid, name) for name in ("alike", "otherwise", "elsewhere", "nothing")}
+    assert found == {"alike": alike, "otherwise": None, "elsewhere": None, "nothing": None}
