@@ -25,10 +25,11 @@ The sizes (`distillation_plan.py`); what they cost stands in each record, and in
    often. `--labelled 1000` labels all.
    The teacher, which learnt from 6,400 labelled lists of other queries, stands for one that is bought or downloaded.
 3. Equal cost for every row: two rounds (mined by the base, then by the row's own student) of 100 steps of 16 queries with 3
-   hard negatives, the better of two checkpoints by dev; a dev search of 3 trials x 20 steps, the row's own, in the first
+   hard negatives, over which the rate falls once, the better of two checkpoints of a round by dev; a dev search of 3 trials x 20 steps, the row's own, in the first
    round of the first seed: 400 dev queries tell trials apart by two points of MRR@10, so more of them would buy little. The
-   contrast-only row searches rate and temperature, from the defaults, which its dev search preferred; the others search their weights
-   too, from temperatures and a rate that the sentence level alone once found on dev (docs/distilling.md) and weights of 2.
+   contrast-only row searches its temperature, from the default; the others search their weights
+   too, from temperatures that the sentence level alone once found on dev (docs/distilling.md) and weights of 2. The rate is the
+   same for all and not searched: of 20 steps the highest does best, and of 200 it does not.
 4. Students read 64 tokens of a passage, in training as when they are measured and mined with, and so does the base that they
    start from and are compared with: about half of the passages are no longer, and what a package is stands in the first lines. Teachers read
    112 tokens of query and passage together.

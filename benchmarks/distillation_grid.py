@@ -104,7 +104,7 @@ class Grid:
         config: dict[str, Any] = {
             "base": self.data.base.uri, "corpus": self.data.corpus.uri, "queries": self.data.taught.uri, "judgements": judgements.uri,
             "dev_queries": self.data.made["dev"].uri, "dev_candidates": self.data.dev_candidates.uri, "use_unjudged": False,
-            "filter": {"method": recipe.filter}, "round": number, "seed": self.seed, "name": f"{self._prefix}-{recipe.name}-{number}",
+            "filter": {"method": recipe.filter}, "round": number, "rounds": self.plan.rounds, "seed": self.seed, "name": f"{self._prefix}-{recipe.name}-{number}",
             **self.plan.student, **recipe.settings(self.plan.levels), **self.plan.dev_pool, **self.data.here,
         }  # fmt: skip
         if number == 0 and self._searched is None:

@@ -97,6 +97,11 @@ class DistilConfig(JobConfig):
     round: int = Field(
         0, ge=0, description="Number of this round of training and mining; the filter gets tighter with it."
     )
+    rounds: int = Field(
+        1,
+        ge=1,
+        description="Rounds in all, over which the learning rate falls; 1: in each it rises to its peak and falls to zero.",
+    )
 
     # The student and its course
     layers: int | None = Field(None, ge=1, description="Layers of a smaller student. Default: all of the base's.")
@@ -147,10 +152,12 @@ class DistilConfig(JobConfig):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As every job's; a search that is off does not make another encoder."""
+        """As every job's; a search that is off does not make another encoder, nor do rounds that do not share a rate."""
         values = super().identity()
         if not self.search.trials:
             del values["search"]
+        if self.rounds == 1:
+            del values["rounds"]
         return values
 
     @model_validator(mode="after")
@@ -162,6 +169,10 @@ class DistilConfig(JobConfig):
         if self.search.trials and self.dev_queries is None:
             raise ValueError(
                 "search.trials are given without dev_queries, by which trials are judged; give dev_queries"
+            )
+        if self.rounds > 1 and self.round >= self.rounds:
+            raise ValueError(
+                f"round is {self.round} and rounds is {self.rounds}; rounds are numbered from 0 to {self.rounds - 1}"
             )
         if self.batch_queries < self.resources.workers:
             raise ValueError(

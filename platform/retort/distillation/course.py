@@ -30,6 +30,7 @@ class Course:
     weight_decay: float
     warmup_share: float
     clip_norm: float
+    part: tuple[int, int]  # number of this round, from 0, and of rounds over which the rate falls
     evaluate_every: int
     patience: int
     seed: int

@@ -306,6 +306,7 @@ def _course(config: DistilConfig, data: TrainingSet, student: DualEncoder) -> Co
         weight_decay=config.weight_decay,
         warmup_share=config.warmup_share,
         clip_norm=config.clip_norm,
+        part=(config.round, config.rounds) if config.rounds > 1 else (0, 1),
         evaluate_every=config.evaluate_every or max(1, math.ceil(steps / 2)),
         patience=config.patience,
         seed=config.seed,

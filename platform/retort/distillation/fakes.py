@@ -77,6 +77,7 @@ def small_course(**changes: Any) -> Course:
         weight_decay=0.01,
         warmup_share=0.1,
         clip_norm=1.0,
+        part=(0, 1),
         evaluate_every=4,
         patience=100,
         seed=13,

@@ -107,7 +107,9 @@ class DistilTrainer:
         given, waited = self._next()
         torch.manual_seed(mix_seed(course.seed, step, self._rank))
         for group in self._optimiser.param_groups:
-            group["lr"] = course.learning_rate * learning_rate_factor(step, course.steps, course.warmup_share)
+            group["lr"] = course.learning_rate * learning_rate_factor(
+                step, course.steps, course.warmup_share, *course.part
+            )
         losses = StepLosses(course, self._data, given, self._device, self._world)
         raised, cached = losses.count(flag)
         self._student.train()

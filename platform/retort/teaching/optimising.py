@@ -14,12 +14,16 @@ from retort.errors import ConfigError
 __all__ = ["freeze", "learning_rate_factor", "mix_seed", "parameter_groups", "set_dropout"]
 
 
-def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
-    """Return the share of the peak learning rate at `step` (0-based): linear up over the warm-up, then linear to zero."""
+def learning_rate_factor(step: int, steps: int, warmup_share: float, part: int = 0, parts: int = 1) -> float:
+    """Return the share of the peak learning rate at `step` (0-based): linear up over the warm-up, then linear to zero.
+
+    A course of several `parts` of as many steps each falls over all of them. Each begins with a warm-up, for its optimiser is new, up to
+    where the fall is by then.
+    """
     warmup = round(steps * warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (steps - step) / max(1, steps - warmup))
+    whole, done = parts * steps, part * steps + step
+    fall = min(1.0, max(0.0, (whole - done) / max(1, whole - warmup)))
+    return fall * (step + 1) / warmup if step < warmup else fall
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> int:

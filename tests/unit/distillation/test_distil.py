@@ -39,6 +39,7 @@ NEEDED = {"corpus": "small", "queries": "small", "judgements": "small"}
         ({"dev_candidates": "c"}, "dev_candidates are given without dev_queries"),
         ({"batch_queries": 2, "similar": 1, "resources": {"workers": 3}}, "fewer than the 3 workers"),
         ({"similar": 64}, "similar is 64, more than the 32"),
+        ({"round": 2, "rounds": 2}, "round is 2 and rounds is 2; rounds are numbered from 0 to 1"),
         ({"sentence_los": "kl"}, "Did you mean 'sentence_loss'"),
     ],
 )
@@ -53,6 +54,7 @@ def test_how_it_runs_does_not_change_what_is_made() -> None:
         **NEEDED, chunk_tokens=999, checkpoint_minutes=1, resources={"workers": 4}, name="x"
     ).identity()
     assert plain == other != DistilConfig(**NEEDED, word_weight=0.25).identity()
+    assert "rounds" not in plain and DistilConfig(**NEEDED, rounds=2).identity()["rounds"] == 2
 
 
 def test_judgements_of_other_queries_are_refused(world: World, tmp_path: Path) -> None:

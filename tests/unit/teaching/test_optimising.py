@@ -59,6 +59,13 @@ def test_the_learning_rate_rises_and_falls_linearly() -> None:
     assert learning_rate_factor(0, 10, 0.0) == 1.0
 
 
+def test_over_several_rounds_the_rate_falls_once() -> None:
+    first, second = ([learning_rate_factor(step, 10, 0.2, part, 2) for step in range(10)] for part in (0, 1))
+    whole = [learning_rate_factor(step, 20, 0.1) for step in range(20)]
+    assert first == pytest.approx(whole[:10]) and second[2:] == pytest.approx(whole[12:])
+    assert second[:2] == pytest.approx([whole[10] / 2, whole[11]]), "its own warm-up, up to where the fall is"
+
+
 def test_seeds_of_neighbouring_steps_and_ranks_differ() -> None:
     seeds = {mix_seed(13, step, rank) for step in range(50) for rank in range(4)}
     assert len(seeds) == 200 and mix_seed(13, 2, 1) == mix_seed(13, 2, 1)
