@@ -11,9 +11,10 @@ Seeds are independent: each teaches its students and leaves what it found as
 the seeds may be run on different days and machines; `--report-only` trains nothing and needs no store. What a cell makes on its way
 is artefacts: an interrupted one goes on in the same store, and `--minutes` stops beginning cells. From seed to
 seed passes, through the first one's record, what its search found, and the places of BM25 and the base, which no seed changes. So the
-first seed comes first. Once its teacher is there, two processes of one core each, `taskset -c 0` with `--systems bm25 base both_filtered
-teacher both_static both` and `taskset -c 1` with the others, make a seed in less time than one process of both cores. Seeds of one store share its teacher, and that teacher's judgements of the first round; in a new store it is
-trained again, in the same way. Every record names the teacher.
+first seed comes first. Two processes of one core each, `taskset -c 0` with
+`--systems bm25 base both_filtered teacher both_static both` and `taskset -c 1` with the others, may make a seed together, once the first has
+judged its first round: until then both would make the same. Seeds of one store share its teacher, and that teacher's judgements of the first
+round; in a new store it is trained again, in the same way. Every record names the teacher.
 
 The sizes (`distillation_plan.py`); what they cost stands in each record, and in the row `hours_left`:
 

@@ -91,7 +91,7 @@ FULL = Plan(
     levels={
         "sentence_weight": 2.0, "word_weight": 2.0, "teacher_temperature": 8.0, "student_temperature": 0.14, "temperature": 0.12,
     },
-    search={"trials": 3, "steps": 20, "reduction": 2, "fields": list(SEARCHED)},
+    search={"trials": 3, "steps": 20, "reduction": 2, "fields": SEARCHED},
     dev_queries=400,
     dev_pool={"dev_pool_queries": 400, "dev_pool_passages": 800},
     backend="onnx-int8",
@@ -113,7 +113,7 @@ QUICK = Plan(
     },
     student={"max_steps": 3, "batch_queries": 16, "negatives": 2, "similar": 4, "max_passage_tokens": 64, "evaluate_every": 3},
     levels={},
-    search={"trials": 2, "steps": 2, "reduction": 2},
+    search={"trials": 2, "steps": 2, "reduction": 2, "fields": SEARCHED},
     dev_queries=60,
     dev_pool={"dev_pool_queries": 60, "dev_pool_passages": 120},
     backend="auto",  # a cut collection is embedded sooner than a graph is exported

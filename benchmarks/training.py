@@ -83,7 +83,7 @@ class World:
         self.course = Course(
             steps=100_000, batch_queries=8 if quick else 32, negatives=self.negatives, pool="own", similar=1, contrastive_weight=0.0, sentence_weight=1.0,
             word_weight=0.0, sentence_loss="kl", temperature=1.0, student_temperature=1.0, teacher_temperature=1.0, word_temperature=1.0,
-            learning_rate=1e-5, weight_decay=0.01, warmup_share=0.0, clip_norm=1.0, part=(0, 1), evaluate_every=100_000, patience=1000, seed=13,
+            learning_rate=1e-5, weight_decay=0.01, warmup_share=0.0, clip_norm=1.0, round=0, rounds=1, evaluate_every=100_000, patience=1000, seed=13,
             chunk_tokens=1 << 20, forward_tokens=1024 if device.type == "cpu" else 1 << 18, precision=pick_precision(device, "auto"),
         )  # fmt: skip
 

@@ -30,7 +30,8 @@ class Course:
     weight_decay: float
     warmup_share: float
     clip_norm: float
-    part: tuple[int, int]  # number of this round, from 0, and of rounds over which the rate falls
+    round: int  # number of this round, from 0, of those over which the rate falls
+    rounds: int
     evaluate_every: int
     patience: int
     seed: int

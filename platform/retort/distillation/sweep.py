@@ -59,7 +59,7 @@ def search(
     trials = values_of(settings, course)
     steps, first_rung = trial_steps(settings, course)
     # A trial is a course of its own: its rate falls to zero, or its figure would be that of an unfinished one.
-    short = replace(course, steps=steps, evaluate_every=first_rung, patience=steps + 1, part=(0, 1))
+    short = replace(course, steps=steps, evaluate_every=first_rung, patience=steps + 1, round=0, rounds=1)
     error = _fit(settings, trials, {**given, "course": asdict(short)}, resources, draft, progress, max_failures)
     if error is not None:
         raise error

@@ -108,7 +108,7 @@ class DistilTrainer:
         torch.manual_seed(mix_seed(course.seed, step, self._rank))
         for group in self._optimiser.param_groups:
             group["lr"] = course.learning_rate * learning_rate_factor(
-                step, course.steps, course.warmup_share, *course.part
+                step, course.steps, course.warmup_share, course.round, course.rounds
             )
         losses = StepLosses(course, self._data, given, self._device, self._world)
         raised, cached = losses.count(flag)

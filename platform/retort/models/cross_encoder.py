@@ -240,8 +240,10 @@ class CrossEncoder:
         Raises:
             UnencodableTextError: a text with a lone surrogate; `index` is the pair's.
         """
-        chosen = (self.last_layer_read,) if layers is None else tuple(layers)
-        assert k > 0 and chosen and set(chosen) <= set(range(self.layers)), (k, chosen)
+        chosen: tuple[int, ...] = ()
+        if word_level:  # scores alone, as of a service, do not ask what is read
+            chosen = (self.last_layer_read,) if layers is None else tuple(layers)
+            assert k > 0 and chosen and set(chosen) <= set(range(self.layers)), (k, chosen)
         scores = np.zeros(len(pairs), dtype=np.float32)
         seen = np.zeros(len(pairs), dtype=bool)
         best = np.zeros(len(pairs), dtype=np.int16)

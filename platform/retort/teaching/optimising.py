@@ -14,14 +14,14 @@ from retort.errors import ConfigError
 __all__ = ["freeze", "learning_rate_factor", "mix_seed", "parameter_groups", "set_dropout"]
 
 
-def learning_rate_factor(step: int, steps: int, warmup_share: float, part: int = 0, parts: int = 1) -> float:
+def learning_rate_factor(step: int, steps: int, warmup_share: float, round_: int = 0, rounds: int = 1) -> float:
     """Return the share of the peak learning rate at `step` (0-based): linear up over the warm-up, then linear to zero.
 
-    A course of several `parts` of as many steps each falls over all of them. Each begins with a warm-up, for its optimiser is new, up to
-    where the fall is by then.
+    Over several `rounds` of as many steps each it falls once. Each round begins with a warm-up, for its optimiser is new, up to where the
+    fall is by then.
     """
     warmup = round(steps * warmup_share)
-    whole, done = parts * steps, part * steps + step
+    whole, done = rounds * steps, round_ * steps + step
     fall = min(1.0, max(0.0, (whole - done) / max(1, whole - warmup)))
     return fall * (step + 1) / warmup if step < warmup else fall
 

@@ -28,7 +28,7 @@ from retort.teaching.audit_gate import require_passed
 from retort.teaching.checks import check_candidates
 from retort.teaching.quarantine import quarantine_name
 from retort.teaching.rerank_service import RerankService, service_totals
-from retort.teaching.word_layers import layers_for, sample_pairs
+from retort.teaching.word_layers import layers_for
 
 __all__ = ["ScoreConfig", "score", "worker_backend"]
 
@@ -179,7 +179,7 @@ def score(config: ScoreConfig, progress: Progress = QUIET) -> Artefact:
             return draft.published
         layers: tuple[int, ...] = ()
         if teacher is not None and config.word_level:
-            layers = config.layers or layers_for(teacher, draft, earlier, lambda: sample_pairs(candidates, texts, passages), config.heads)  # fmt: skip
+            layers = config.layers or layers_for(teacher, draft, earlier, candidates, texts, passages, config.heads)  # fmt: skip
         del teacher  # the workers load their own
         return _judge(config, draft, inputs, earlier, layers, progress)
 

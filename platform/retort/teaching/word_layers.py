@@ -9,11 +9,12 @@ depends are not asked. (Ours: MD2PR speaks of the teacher's attention and not, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import entropy
 
 from retort.corpus.lookup import Passages
 from retort.corpus.queries import QuerySet
@@ -33,29 +34,21 @@ WHOLE = 255  # passage words of a query word's row
 Pairs = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class LayerChoice:
+class LayerChoice(BaseModel):
     """The layers taken, and what was measured of each: mean nats of related and of unrelated pairs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: tuple[int, ...]
     related: tuple[float, ...] = ()
     unrelated: tuple[float, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"layers": list(self.layers), "related": list(self.related), "unrelated": list(self.unrelated)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> LayerChoice:
-        """What `as_json` gave."""
-        return cls(*(tuple(value[name]) for name in ("layers", "related", "unrelated")))
 
 
 def choose_layers(teacher: CrossEncoder, related: Pairs, unrelated: Pairs, heads: Sequence[int] = ()) -> LayerChoice:
     """The layer whose maps differ most between related and unrelated pairs; without pairs the last that is read."""
     last = teacher.last_layer_read
     if not related or last == 0:
-        return LayerChoice((last,))
+        return LayerChoice(layers=(last,))
 
     def nats(pairs: Pairs, layer: int) -> float:
         def maps(some: Sequence[tuple[str, str]]) -> list[WordMap]:
@@ -67,14 +60,16 @@ def choose_layers(teacher: CrossEncoder, related: Pairs, unrelated: Pairs, heads
     ours, others = (tuple(nats(pairs, layer) for layer in range(last + 1)) for pairs in (related, unrelated))
     # Of equal ones the last: it has seen most of the pair.
     best = max(range(last + 1), key=lambda layer: (ours[layer] - others[layer], layer))
-    return LayerChoice((best,), ours, others)
+    return LayerChoice(layers=(best,), related=ours, unrelated=others)
 
 
 def layers_for(
     teacher: CrossEncoder,
     draft: Draft,
     earlier: Sequence[Artefact],
-    pairs: Callable[[], tuple[Pairs, Pairs]],
+    candidates: Artefact,
+    queries: QuerySet,
+    passages: Passages,
     heads: Sequence[int] = (),
 ) -> tuple[int, ...]:
     """The layers of a judgements draft: those its parts have already, those of the judgements it reuses, or chosen now; written down in it.
@@ -83,15 +78,15 @@ def layers_for(
         IncompatibleError: judgements to reuse are of different layers.
     """
     if draft.has(LAYERS_FILE):
-        return LayerChoice.from_json(draft.read_json(LAYERS_FILE)).layers
-    known = [LayerChoice.from_json(one.json(LAYERS_FILE)) for one in earlier]
+        return LayerChoice.model_validate(draft.read_json(LAYERS_FILE)).layers
+    known = [LayerChoice.model_validate(one.json(LAYERS_FILE)) for one in earlier]
     if any(one.layers != known[0].layers for one in known):
         raise IncompatibleError(
             f"The judgements of `reuse` have word maps of different layers ({', '.join(str(list(one.layers)) for one in known)}). "
             "Leave some of them out, or name `layers`."
         )
-    choice = known[0] if known else choose_layers(teacher, *pairs(), heads)
-    draft.write_json(LAYERS_FILE, choice.as_json())
+    choice = known[0] if known else choose_layers(teacher, *sample_pairs(candidates, queries, passages), heads)
+    draft.write_json(LAYERS_FILE, choice.model_dump(mode="json"))
     return choice.layers
 
 
@@ -99,11 +94,7 @@ def sharpness(word_map: WordMap) -> float:
     """KL(row || even row) of a query word over the passage's words, mean over the words that have a row; nats."""
     forward, _ = word_map.dense()  # [q, p]
     rows = forward[forward.sum(axis=1) > 0]
-    if not len(rows):
-        return 0.0
-    shares = rows / rows.sum(axis=1, keepdims=True)
-    logs = np.log(np.where(shares > 0, shares * forward.shape[1], 1.0))
-    return float((shares * logs).sum(axis=1).mean())
+    return math.log(rows.shape[1]) - float(entropy(rows, axis=1).mean()) if len(rows) else 0.0
 
 
 def sample_pairs(candidates: Artefact, queries: QuerySet, passages: Passages) -> tuple[Pairs, Pairs]:

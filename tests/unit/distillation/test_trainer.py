@@ -294,7 +294,7 @@ def test_the_trust_that_scoring_wrote_is_what_training_reads(world: World, tmp_p
 def test_a_later_round_goes_on_where_the_rate_of_the_one_before_ended(world: World, tmp_path: Path) -> None:
     """Eight steps a round without warm-up: 1/16 of the peak a step, over both."""
     rates = []
-    for part in ((0, 2), (1, 2)):
-        with small_trainer(world, tmp_path / "base", small_course(part=part, warmup_share=0.0)) as trainer:
+    for number in (0, 1):
+        with small_trainer(world, tmp_path / "base", small_course(round=number, rounds=2, warmup_share=0.0)) as trainer:
             rates += [trainer.step()["learning_rate"] for _ in range(8)]
     assert rates == pytest.approx([1e-3 * (16 - step) / 16 for step in range(16)])

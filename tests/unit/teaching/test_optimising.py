@@ -60,7 +60,7 @@ def test_the_learning_rate_rises_and_falls_linearly() -> None:
 
 
 def test_over_several_rounds_the_rate_falls_once() -> None:
-    first, second = ([learning_rate_factor(step, 10, 0.2, part, 2) for step in range(10)] for part in (0, 1))
+    first, second = ([learning_rate_factor(step, 10, 0.2, number, 2) for step in range(10)] for number in (0, 1))
     whole = [learning_rate_factor(step, 20, 0.1) for step in range(20)]
     assert first == pytest.approx(whole[:10]) and second[2:] == pytest.approx(whole[12:])
     assert second[:2] == pytest.approx([whole[10] / 2, whole[11]]), "its own warm-up, up to where the fall is"

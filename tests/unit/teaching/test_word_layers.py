@@ -56,12 +56,12 @@ def test_the_layer_that_tells_relevant_passages_from_others_is_taken() -> None:
     assert choice.layers == (1,)
     assert choice.related == pytest.approx((1.3863, 1.3863, 0)) and choice.unrelated == pytest.approx((1.3863, 0, 0))
     assert set(teacher.asked) == {0, 1, 2}
-    assert LayerChoice.from_json(choice.as_json()) == choice
+    assert LayerChoice.model_validate(choice.model_dump(mode="json")) == choice
 
 
 def test_without_pairs_it_is_the_last_that_is_read_and_the_unread_are_never_asked(tmp_path: Path) -> None:
     teacher: Any = LayeredTeacher()
-    assert choose_layers(teacher, [], []) == LayerChoice((2,)) and not teacher.asked
+    assert choose_layers(teacher, [], []) == LayerChoice(layers=(2,)) and not teacher.asked
     tiny = CrossEncoder.load(tiny_cross_encoder(tmp_path / "teacher", SMALL_WORDS), device="cpu")
     assert (tiny.layers, tiny.last_layer_read) == (2, 0)
     assert choose_layers(tiny, [("a", "b")], [("b", "a")]).layers == (0,)
