@@ -124,7 +124,9 @@ class Artefact:
                 yield from pq.ParquetFile(handle).iter_batches(batch_size=rows, columns=columns)
 
     def json(self, path: str) -> Any:
-        """One JSON file."""
+        """One JSON file; CorruptError where it is not as its manifest says: a changed digit is JSON still, and such files are small."""
+        if path in self.files():
+            self.verify_file(path)
         return json.loads(self.area.read(path))
 
     def local(self, path: str = "") -> Path:

@@ -93,6 +93,17 @@ def test_a_flipped_bit_names_the_file(store):
         one.verify()
 
 
+def test_a_json_file_that_was_changed_is_not_read(store):
+    with store.draft("report", "r", step="evaluate") as draft:
+        draft.write_json("report.json", {"mrr": 0.25})
+        made = draft.publish()
+    assert made.json("report.json") == {"mrr": 0.25}
+    for damage in ('{"mrr": 0.95}', "{'mrr"):
+        (made.local() / "report.json").write_text(damage)
+        with pytest.raises(CorruptError, match=r"report\.json has checksum .* run the step again, or restore the file"):
+            made.json("report.json")
+
+
 def test_two_makers_at_once(store):
     draft = store.draft("corpus", "docs", step="ingest")
     with draft:
